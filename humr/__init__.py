@@ -1,0 +1,1 @@
+"""humr: probabilistic 3D human pose and mesh recovery with normalizing flows."""
