@@ -102,7 +102,7 @@ class Crop:
         return _turn(scaled, self.roll) + self.centre[..., None, :]
 
     def relative_to(self, other: "Crop") -> Float[Tensor, "*batch 5"]:
-        """Describe this window in another's frame: centre, log side ratio, cos and sin of the turn.
+        """Describe this window in another's frame: centre, log side ratio, cosine, sine of turn.
 
         Features live in the frame of the detector's window; a network that reads them needs to
         know how that window lies in the box.
