@@ -1,0 +1,342 @@
+r"""Conditional normalizing flows: invertible networks that carry an exact density.
+
+A flow maps data $x$ to noise $z = f(x; c)$ and back, so that
+
+$$\log p(x \mid c) = \log \mathcal{N}(z; 0, I) + \log |\det \partial z / \partial x|.$$
+
+`normalize` goes from data to noise, `generate` from noise to data. The couplings are FrEIA's;
+what is ours is that the condition enters each of them *once per image*: the first linear layer of
+every subnet acts on `[half, context]`, which is `W_half half + (W_context context + b)`, and the
+bracket does not depend on the hypothesis. `project` computes it for all subnets, once.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+
+import torch
+from FrEIA.modules import GLOWCouplingBlock, InvertibleModule, NICECouplingBlock
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Condition = Tensor  # (batch, subnets, hidden): opaque outside this module
+Subnet = Callable[[int, int], nn.Module]
+
+
+def official_clamp(u: Tensor, limit: float) -> Tensor:
+    r"""Log-scale $0.636\,\alpha \arctan u$ of FrEIA 0.2, the version that HuMR was run with.
+
+    Slope $0.636\,\alpha$ at 0, range just under $\pm\alpha$.
+    """
+    return limit * 0.636 * torch.atan(u)
+
+
+def paper_clamp(u: Tensor, limit: float) -> Tensor:
+    r"""Log-scale $(2\alpha/\pi) \arctan(u/\alpha)$ as printed in the paper.
+
+    Slope $2/\pi$ at 0, whatever the limit. Not the function of `official_clamp`: a network
+    trained with one does not work with the other.
+    """
+    return limit * 2 / math.pi * torch.atan(u / limit)
+
+
+class ConditionedSubnet(nn.Sequential):
+    """Three linear layers that predict one half's scale and shift from the other half.
+
+    The first weight acts on `[half, context]` and is stored as one matrix, like in the
+    concatenating form; only the order of the additions differs.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, context: int, hidden: int, dropout: float
+    ) -> None:
+        super().__init__(
+            nn.Linear(inputs, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, outputs),
+        )
+        self.passive = inputs - context  # width of the half that is read
+
+    def _linear(self, index: int) -> nn.Linear:
+        layer = self[index]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def project(self, context: Float[Tensor, "batch context"]) -> Float[Tensor, "batch hidden"]:
+        """Apply the context's columns and the bias of the first layer."""
+        first = self._linear(0)
+        return functional.linear(context, first.weight[:, self.passive :], first.bias)
+
+    def zero_last(self) -> None:
+        """Set the last layer to 0: scale 1 and shift 0 whatever the input."""
+        nn.init.zeros_(self._linear(-1).weight)
+        nn.init.zeros_(self._linear(-1).bias)
+
+    def forward(self, input: tuple[Tensor, Tensor]) -> Tensor:
+        """Map `(half (batch*hypotheses, half), projected (batch, hidden))` to the outputs."""
+        half, projected = input
+        hidden = functional.linear(half, self._linear(0).weight[:, : self.passive])
+        images = len(projected)  # hypotheses of one image lie together
+        hidden = hidden.unflatten(0, (images, len(half) // max(images, 1)))
+        hidden = (hidden + projected[:, None]).flatten(0, 1)
+        for layer in islice(self, 1, None):
+            hidden = layer(hidden)
+        return hidden.to(half.dtype)  # under autocast: scales and log-determinants in float32
+
+
+def _couple(
+    block: GLOWCouplingBlock | NICECouplingBlock,
+    x: Tensor,
+    condition: Sequence[Tensor],
+    *,
+    rev: bool,
+) -> tuple[tuple[Tensor], Tensor]:
+    """FrEIA's coupling with `(half, projection)` where FrEIA concatenates half and condition."""
+    first, second = x.split([block.split_len1, block.split_len2], dim=1)
+    from_first, from_second = condition
+    if rev:
+        second, log_det2 = block._coupling2(second, (first, from_first), rev=True)
+        first, log_det1 = block._coupling1(first, (second, from_second), rev=True)
+    else:
+        first, log_det1 = block._coupling1(first, (second, from_second))
+        second, log_det2 = block._coupling2(second, (first, from_first))
+    return (torch.cat((first, second), 1),), x.new_zeros(len(x)) + log_det1 + log_det2
+
+
+class AffineCoupling(GLOWCouplingBlock):
+    r"""Both halves in turn: $x_1 e^{s(x_2, c)} + t(x_2, c)$, then with the roles exchanged."""
+
+    def forward(self, x, c=(), rev=False, jac=True):  # noqa: ANN001, ANN201, FBT002
+        """Follow `FrEIA.modules.InvertibleModule.forward`; `c` holds both projections."""
+        return _couple(self, x[0], c, rev=rev)
+
+    def subnets(self) -> tuple[ConditionedSubnet, ConditionedSubnet]:
+        """Subnets that read the first and the second half."""
+        return self.subnet1, self.subnet2
+
+
+class AdditiveCoupling(NICECouplingBlock):
+    """Shifts only: the log-determinant is 0 for every sample and every image (NICE)."""
+
+    def forward(self, x, c=(), rev=False, jac=True):  # noqa: ANN001, ANN201, FBT002
+        """Follow `FrEIA.modules.InvertibleModule.forward`; `c` holds both projections."""
+        return _couple(self, x[0], c, rev=rev)
+
+    def subnets(self) -> tuple[ConditionedSubnet, ConditionedSubnet]:
+        """Subnets that read the first and the second half."""
+        return self.G, self.F
+
+
+def _affine(
+    dim: int, subnet: Subnet, limit: float, *, clamp: Callable[[Tensor, float], Tensor]
+) -> AffineCoupling:
+    def log_scale(u: Tensor) -> Tensor:
+        return clamp(u, limit)
+
+    return AffineCoupling(
+        [(dim,)], subnet_constructor=subnet, clamp=1.0, clamp_activation=log_scale
+    )
+
+
+def _additive(dim: int, subnet: Subnet, limit: float) -> AdditiveCoupling:
+    del limit  # no scale, nothing to clamp
+    return AdditiveCoupling([(dim,)], subnet_constructor=subnet)
+
+
+COUPLINGS = {
+    "affine": partial(_affine, clamp=official_clamp),
+    "affine_paper_clamp": partial(_affine, clamp=paper_clamp),
+    "additive": _additive,
+}
+
+
+class FixedPermutation(InvertibleModule):
+    """A permutation of the coordinates, drawn once and kept in the state dict.
+
+    FrEIA's `PermuteRandom` re-seeds NumPy's global generator and does not save what it drew.
+    """
+
+    permutation: Tensor
+    inverse: Tensor
+
+    def __init__(self, dim: int, *, generator: torch.Generator) -> None:
+        super().__init__([(dim,)])
+        permutation = torch.randperm(dim, generator=generator)
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("inverse", permutation.argsort())
+
+    def forward(self, x_or_z, c=(), rev=False, jac=True):  # noqa: ANN001, ANN201, FBT002
+        """Follow `FrEIA.modules.InvertibleModule.forward`."""
+        (x,) = x_or_z
+        order = self.inverse if rev else self.permutation
+        return (x.index_select(1, order),), x.new_zeros(())
+
+
+class ConditionalFlow(nn.Module):
+    """Blocks of [coupling, fixed random permutation] between data and standard normal noise.
+
+    Defaults are HuMR's sizes. Parameter names equal those of FrEIA's `SequenceINN` over
+    `GLOWCouplingBlock`s: `module_list.{2k}.subnet{1,2}.{0,3,6}.{weight,bias}`.
+
+    Args:
+        dim: data dimensions, 22 joints x 6 in HuMR.
+        context: width of the context vector, one vector per image.
+        blocks: number of couplings; each changes both halves.
+        hidden: width of the subnets.
+        clamp: largest absolute log-scale per coordinate and coupling (alpha in the paper).
+        coupling: a name in `COUPLINGS`.
+        dropout: probability in the subnets.
+        zero_init: start as the identity (up to permutations): last layers are 0.
+        seed: of the permutations; weights come from torch's global generator like in any module.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        dim: int = 132,
+        context: int = 979,
+        *,
+        blocks: int = 8,
+        hidden: int = 1024,
+        clamp: float = 2.0,
+        coupling: str = "affine",
+        dropout: float = 0.0,
+        zero_init: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(dim=dim, context=context, blocks=blocks, hidden=hidden)
+        if coupling not in COUPLINGS:
+            raise ValueError(f"coupling must be one of {sorted(COUPLINGS)}; got {coupling!r}")
+        self.dim, self.context = dim, context
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        generator = torch.Generator().manual_seed(seed)
+
+        def subnet(half: int, outputs: int) -> ConditionedSubnet:
+            return ConditionedSubnet(
+                half + context, outputs, context=context, hidden=hidden, dropout=dropout
+            )
+
+        self.module_list = nn.ModuleList()
+        for _ in range(blocks):
+            self.module_list.append(COUPLINGS[coupling](dim, subnet, clamp))
+            self.module_list.append(FixedPermutation(dim, generator=generator))
+        if zero_init:
+            for net in self._subnets():
+                net.zero_last()
+
+    def _subnets(self) -> list[ConditionedSubnet]:
+        couplings = [
+            module
+            for module in self.module_list
+            if isinstance(module, AffineCoupling | AdditiveCoupling)
+        ]
+        return [net for coupling in couplings for net in coupling.subnets()]
+
+    @torch.no_grad()
+    def standardize(self, data: Float[Tensor, "samples dim"], *, smallest: float = 1e-2) -> None:
+        """Let the couplings see data of mean 0 and standard deviation 1, coordinate by coordinate.
+
+        The change of variables is part of the density. `smallest` bounds the standard deviation
+        of coordinates that (almost) never change.
+        """
+        if data.shape[-1] != self.dim:
+            raise ValueError(f"data must have {self.dim} columns; got {data.shape[-1]}")
+        if not data.isfinite().all() or len(data) < 2:
+            raise ValueError("data must be finite and hold at least two rows")
+        self.mean.copy_(data.mean(0))
+        self.std.copy_(data.std(0).clamp(min=smallest))
+
+    def project(self, context: Float[Tensor, "batch context"]) -> Condition:
+        """Apply every subnet's context columns, once per image; to be passed to the others.
+
+        The result is one tensor with the images along its first axis: `condition[i : i + 1]` is
+        the condition of image i.
+        """
+        if context.ndim != 2 or context.shape[1] != self.context:
+            shape = tuple(context.shape)
+            raise ValueError(f"context must have shape (batch, {self.context}); got {shape}")
+        return torch.stack([net.project(context) for net in self._subnets()], 1)
+
+    def normalize(
+        self, x: Float[Tensor, "batch hypotheses dim"], condition: Condition
+    ) -> tuple[Float[Tensor, "batch hypotheses dim"], Float[Tensor, "batch hypotheses"]]:
+        r"""Data to noise, and $\log|\det \partial z / \partial x|$."""
+        self._check(x, condition)
+        flat = ((x - self.mean) / self.std).flatten(0, 1)
+        log_det = flat.new_zeros(len(flat)) - self.std.log().sum()
+        projections = condition.unbind(1)
+        for index, module in enumerate(self.module_list):
+            (flat,), change = module((flat,), c=_own(projections, index))
+            log_det = log_det + change
+        return flat.view_as(x), log_det.view(x.shape[:2])
+
+    def generate(
+        self, z: Float[Tensor, "batch hypotheses dim"], condition: Condition
+    ) -> tuple[Float[Tensor, "batch hypotheses dim"], Float[Tensor, "batch hypotheses"]]:
+        r"""Noise to data, and $\log|\det \partial x / \partial z|$."""
+        self._check(z, condition)
+        flat = z.flatten(0, 1).to(torch.promote_types(z.dtype, self.mean.dtype))
+        log_det = flat.new_zeros(len(flat)) + self.std.log().sum()
+        projections = condition.unbind(1)
+        for index, module in reversed(list(enumerate(self.module_list))):
+            (flat,), change = module((flat,), c=_own(projections, index), rev=True)
+            log_det = log_det + change
+        return (flat * self.std + self.mean).view_as(z), log_det.view(z.shape[:2])
+
+    def log_prob(
+        self, x: Float[Tensor, "batch hypotheses dim"], condition: Condition
+    ) -> Float[Tensor, "batch hypotheses"]:
+        r"""Exact log density of the data, $-\frac{D}{2}\log 2\pi$ included."""
+        z, log_det = self.normalize(x, condition)
+        return standard_normal_log_prob(z) + log_det
+
+    def sample(
+        self, condition: Condition, count: int, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch hypotheses dim"]:
+        """Draw `count` hypotheses per image; noise comes from `generator`, on its own device."""
+        device = condition.device if generator is None else generator.device
+        shape = (len(condition), count, self.dim)
+        z = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.generate(z.to(self.mean.device), condition)[0]
+
+    def mode(self, condition: Condition) -> Float[Tensor, "batch dim"]:
+        """Image of $z = 0$: what the papers call the mode (exact only for constant volume)."""
+        return self.generate(self.mean.new_zeros(len(condition), 1, self.dim), condition)[0][:, 0]
+
+    def _check(self, x: Tensor, condition: Condition) -> None:
+        if x.ndim != 3 or x.shape[-1] != self.dim:
+            shape = tuple(x.shape)
+            raise ValueError(f"expected shape (batch, hypotheses, {self.dim}); got {shape}")
+        expected = (len(x), len(self.module_list))
+        if condition.ndim != 3 or condition.shape[:2] != expected:
+            raise ValueError(
+                f"condition must come from project() of the same {len(x)} images; "
+                f"expected shape {(*expected, 'hidden')}, got {tuple(condition.shape)}"
+            )
+
+
+def standard_normal_log_prob(z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
+    r"""Log density of independent standard normals, $-\frac12 \|z\|^2 - \frac D2 \log 2\pi$."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+def _own(projections: Sequence[Tensor], index: int) -> Sequence[Tensor]:
+    # module 2k is coupling k, which owns projections 2k and 2k + 1; the others are permutations
+    return () if index % 2 else projections[index : index + 2]
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        smallest = 2 if name == "dim" else 1
+        if size < smallest:
+            raise ValueError(f"{name} must be at least {smallest}; got {size}")
