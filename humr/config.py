@@ -52,6 +52,7 @@ class Model:
 
     features: int = 720  # of the image backbone
     feature_width: int | None = None  # None: the feature enters as it is
+    feature_dropout: float = 0.0
     pose_hidden: int = 512
     pose_width: int = 256
     window_info: bool = False  # tell the network where the detector's window lies in the box
@@ -91,7 +92,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Supervision:
-    """When heatmaps, ground truth or nothing supervise a joint's hypotheses (HuMR, section 3.3)."""
+    """When a heatmap, the ground truth or nothing supervises a joint (HuMR, section 3.3)."""
 
     uncertain_below: float = 0.7
     invisible_below: float = 0.5

@@ -1,0 +1,218 @@
+"""Records on disk or in memory, and the batches that models see.
+
+A `Records` holds one split as tensors, in pixels of the whole photographs. A `Batch` is what a
+network and its objective read: everything in crop coordinates, [-1, 1] across the box.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from humr import heatmaps
+from humr.cameras import Crop, box_info
+from humr.rotations import rotvec_to_matrix
+
+SUPERVISION = {"labelled": (True, True), "points": (False, True), "unlabelled": (False, False)}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs, labels and evaluation-only facts of a batch of people."""
+
+    # what the network sees
+    features: Float[Tensor, "batch features"]
+    keypoints: Float[Tensor, "batch 17 3"]  # x, y in the crop, confidence
+    box_info: Float[Tensor, "batch 3"]
+    window_info: Float[Tensor, "batch 5"]
+    # geometry
+    box: Float[Tensor, "batch 3"]  # centre x, y and side, pixels of the photograph
+    focal: Float[Tensor, " batch"]
+    image_size: Float[Tensor, "batch 2"]
+    # what the detector says beyond its best guess: it supervises, and needs no label
+    samples: Float[Tensor, "batch samples 17 2"]  # of the heatmaps, in the crop
+    mask: Bool[Tensor, "batch rows columns"]
+    # labels
+    rotations: Float[Tensor, "batch 22 3 3"]
+    betas: Float[Tensor, "batch 11"]
+    translation: Float[Tensor, "batch 3"]
+    has_pose: Bool[Tensor, " batch"]
+    has_points: Bool[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.focal)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move every tensor."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @property
+    def crop(self) -> Crop:
+        """The box as a window."""
+        return Crop.upright(self.box[:, :2], self.box[:, 2])
+
+    @property
+    def centre(self) -> Float[Tensor, "batch 2"]:
+        """Principal point of the photograph."""
+        return self.image_size / 2
+
+
+@dataclass(frozen=True)
+class Records:
+    """One split of the open world in memory."""
+
+    rotvec: Float[Tensor, "images 22 3"]
+    betas: Float[Tensor, "images 11"]
+    translation: Float[Tensor, "images 3"]
+    focal: Float[Tensor, " images"]
+    image_size: Float[Tensor, "images 2"]
+    box: Float[Tensor, "images 3"]
+    truncated: Bool[Tensor, " images"]
+    template: UInt8[Tensor, " images"]
+    window: Float[Tensor, "images 4"]  # of the detector: centre x, y, side, roll
+    keypoints: Float[Tensor, "images 17 2"]  # of the detector
+    confidence: Float[Tensor, "images 17"]
+    peak: Float[Tensor, "images 17"]
+    flag: Float[Tensor, " images"]
+    world_landmarks: Float[Tensor, "images 33 3"]
+    cells: Int[Tensor, "images samples 17"]
+    features: Float[Tensor, "images features"]
+    mask: UInt8[Tensor, "images bytes"]  # of the detector, in the box, bit-packed
+    # for evaluation only: no network and no loss may read these
+    true_keypoints: Float[Tensor, "images 17 2"]
+    visibility: UInt8[Tensor, "images 17"]
+    person: UInt8[Tensor, "images bytes"]
+    occluder: UInt8[Tensor, "images bytes"]
+
+    def __len__(self) -> int:
+        return len(self.focal)
+
+    def __getitem__(self, index: slice | Tensor) -> "Records":
+        return Records(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> "Records":
+        """Move every tensor."""
+        return Records(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @classmethod
+    def join(cls, parts: list["Records"]) -> "Records":
+        """Put records one after another."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
+
+    @classmethod
+    def read(cls, path: Path) -> "Records":
+        """Read one shard; every tensor must be there, and none beside them."""
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path.name} is not a readable shard ({error}); delete it and run the world again"
+            ) from error
+        expected = {f.name for f in fields(cls)}
+        if tensors.keys() != expected:
+            raise ValueError(
+                f"{path.name}: missing {sorted(expected - tensors.keys())}, unknown "
+                f"{sorted(tensors.keys() - expected)}; it comes from another version of humr: "
+                "delete it and run the world again"
+            )
+        return cls(**tensors)
+
+    @property
+    def crop(self) -> Crop:
+        """The box as a window."""
+        return Crop.upright(self.box[:, :2], self.box[:, 2])
+
+    @property
+    def detector_window(self) -> Crop:
+        """Where heatmaps and features live."""
+        return Crop(self.window[:, :2], self.window[:, 2], self.window[:, 3])
+
+    def batch(
+        self,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        has_pose: Tensor | None = None,
+        has_points: Tensor | None = None,
+    ) -> Batch:
+        """Turn records into a batch, with `samples` heatmap samples drawn from the stored ones."""
+        count = len(self)
+        every = torch.ones(count, dtype=torch.bool, device=self.focal.device)
+        crop, window = self.crop, self.detector_window
+        return Batch(
+            features=self.features.float(),
+            keypoints=torch.cat([crop.to_crop(self.keypoints), self.confidence[..., None]], -1),
+            box_info=box_info(self.box[:, :2], self.box[:, 2], self.focal, self.image_size),
+            window_info=window.relative_to(crop),
+            box=self.box,
+            focal=self.focal,
+            image_size=self.image_size,
+            samples=self._samples(samples, generator),
+            mask=unpack_mask(self.mask),
+            rotations=rotvec_to_matrix(self.rotvec),
+            betas=self.betas,
+            translation=self.translation,
+            has_pose=every if has_pose is None else has_pose,
+            has_points=every if has_points is None else has_points,
+        )
+
+    def _samples(self, count: int, generator: torch.Generator) -> Float[Tensor, "b n 17 2"]:
+        stored = self.cells.shape[1]
+        if not 1 <= count <= stored:
+            raise ValueError(f"samples must lie in 1..{stored}, the stored ones; got {count}")
+        start = int(torch.randint(stored, (), generator=generator))
+        chosen = torch.arange(start, start + count, device=self.cells.device) % stored
+        cells = self.cells[:, chosen].long()
+        inside_window = heatmaps.HeatmapGrid().cells_to_crop(cells, generator=generator)
+        points = self.detector_window.to_image(inside_window.flatten(1, 2))
+        return self.crop.to_crop(points).unflatten(1, (count, 17))
+
+
+def pack_mask(mask: Bool[Tensor, "batch rows columns"]) -> UInt8[Tensor, "batch bytes"]:
+    """Store a square mask as bits."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(len(mask), -1), axis=1))
+
+
+def unpack_mask(packed: UInt8[Tensor, "batch bytes"]) -> Bool[Tensor, "batch rows columns"]:
+    """Invert `pack_mask`, on any device (masks are square, with sides divisible by 4)."""
+    shifts = torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
+    bits = (packed[..., None] >> shifts) & 1
+    side = round((8 * packed.shape[-1]) ** 0.5)
+    return bits.flatten(1).unflatten(1, (side, side)).bool()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training records of several splits, with what each image may teach."""
+
+    records: Records
+    has_pose: Bool[Tensor, " images"]
+    has_points: Bool[Tensor, " images"]
+
+    @classmethod
+    def of(cls, splits: dict[str, Records]) -> "Pool":
+        """Join splits by name; `SUPERVISION` says which labels a split has."""
+        if unknown := sorted(splits.keys() - SUPERVISION.keys()):
+            raise ValueError(f"cannot train on {unknown}; expected some of {sorted(SUPERVISION)}")
+        flags = [torch.tensor([SUPERVISION[n]] * len(r)) for n, r in splits.items()]
+        pose, points = torch.cat(flags).unbind(-1)
+        return cls(Records.join(list(splits.values())), pose, points)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def draw(self, batch: int, *, samples: int, generator: torch.Generator) -> Batch:
+        """Draw a batch at random, with replacement between batches but not within."""
+        chosen = torch.randperm(len(self), generator=generator)[:batch]
+        return self.records[chosen].batch(
+            samples=samples,
+            generator=generator,
+            has_pose=self.has_pose[chosen],
+            has_points=self.has_points[chosen],
+        )

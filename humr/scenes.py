@@ -1,0 +1,265 @@
+"""Scenes of the open world: who stands where, in front of which camera, and what it looks like.
+
+A scene is a person in a large virtual photograph. Only a window around the person is rendered
+(1.5 boxes wide); everything is stored in pixels of the whole photograph.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from humr import appearance, rendering
+from humr.bodies import Body
+from humr.cameras import Crop, project
+from humr.config import World
+from humr.poses import sample_poses
+from humr.rotations import rotvec_to_matrix
+from humr.skeletons import COCO17
+
+IMAGE_SIZES = ((1280, 720), (720, 1280), (1024, 1024), (960, 1280), (1280, 960))
+WINDOW_SCALE = 1.5  # window side / box side
+BOX_SCALE = 1.2  # box side / longer side of the person (CLIFF)
+VISIBLE, SELF_OCCLUDED, OBJECT_OCCLUDED, OUTSIDE = range(4)
+VISIBILITY_NAMES = ("visible", "self-occluded", "hidden by an object", "outside the image")
+# How far (metres) a joint may lie behind the visible surface and still count as seen.
+_DEPTH_MARGIN = {"nose": 0.04, "eye": 0.05, "ear": 0.05, "shoulder": 0.14, "hip": 0.17,
+                 "elbow": 0.09, "wrist": 0.07, "knee": 0.11, "ankle": 0.09}  # fmt: skip
+_FACING = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # body y-up, facing +z -> camera
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A batch of scenes; lengths in metres, positions in pixels of the whole photograph."""
+
+    rotations: Float[Tensor, "batch 22 3 3"]  # root: body to camera
+    betas: Float[Tensor, "batch 11"]
+    translation: Float[Tensor, "batch 3"]
+    focal: Float[Tensor, " batch"]
+    image_size: Float[Tensor, "batch 2"]
+    box: Float[Tensor, "batch 3"]  # centre x, y, side
+    truncated: Bool[Tensor, " batch"]
+    template: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.focal)
+
+    def __getitem__(self, index: slice) -> "Scenes":
+        return Scenes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @property
+    def window(self) -> Crop:
+        """The square that is rendered."""
+        return Crop.upright(self.box[:, :2], WINDOW_SCALE * self.box[:, 2])
+
+    def window_camera(self, size: int) -> tuple[Tensor, Tensor]:
+        """Focal length (batch,) and principal point (batch, 2) in window pixels."""
+        scale = size / self.window.side
+        corner = self.window.centre - self.window.side[:, None] / 2
+        return self.focal * scale, (self.image_size / 2 - corner) * scale[:, None]
+
+
+def draw_scenes(count: int, world: World, body: Body, *, rng: np.random.Generator) -> Scenes:
+    """Draw people, poses, cameras and boxes."""
+    poses = sample_poses(count, rng=rng)
+    rotations = rotvec_to_matrix(poses.rotvec)
+    rotations[:, 0] = _orientation(count, world, rng)
+    betas = torch.from_numpy(np.clip(rng.standard_normal((count, 11)), -2.5, 2.5)).float()
+    image_size = torch.tensor(IMAGE_SIZES, dtype=torch.float32)[
+        torch.from_numpy(rng.integers(0, len(IMAGE_SIZES), count))
+    ]
+    ratio = torch.from_numpy(np.exp(rng.uniform(np.log(0.7), np.log(1.6), count))).float()
+    focal = ratio * image_size.norm(dim=-1)
+    truncated = torch.from_numpy(rng.random(count) < world.truncated)
+    points = body.vertices(rotations, betas)[:, ::7]
+    translation = _place(points, focal, image_size, truncated, rng)
+    box = _box(points + translation[:, None], focal, image_size, rng)
+    return Scenes(
+        rotations, betas, translation, focal, image_size, box, truncated, poses.template
+    )  # fmt: skip
+
+
+def _orientation(count: int, world: World, rng: np.random.Generator) -> Float[Tensor, "batch 3 3"]:
+    """Mostly frontal and upright: yaw, tilt, camera pitch and roll; a few turned anyhow."""
+    frontal = rng.random(count) < world.frontal
+    yaw = np.where(frontal, rng.uniform(-60, 60, count), rng.uniform(-180, 180, count))
+    tilt = rng.normal(0, 6, (count, 2))
+    pitch = rng.uniform(-8, 22, count)
+    degrees = np.stack([pitch + tilt[:, 0], np.zeros(count), tilt[:, 1]], -1)
+    axis = torch.from_numpy(np.deg2rad(degrees)).float()
+    spin = torch.zeros(count, 3)
+    spin[:, 1] = torch.from_numpy(np.deg2rad(yaw)).float()
+    matrix = rotvec_to_matrix(axis) @ rotvec_to_matrix(spin)
+    odd = torch.from_numpy(rng.random(count) < world.odd)
+    anyhow = rotvec_to_matrix(torch.from_numpy(rng.normal(0, 1.6, (count, 3))).float())
+    return _FACING @ torch.where(odd[:, None, None], anyhow, matrix)
+
+
+def _extent(points: Tensor) -> tuple[Tensor, Tensor]:
+    return points.amin(-2), points.amax(-2)
+
+
+def _place(
+    points: Float[Tensor, "batch points 3"],
+    focal: Float[Tensor, " batch"],
+    image_size: Float[Tensor, "batch 2"],
+    truncated: Bool[Tensor, " batch"],
+    rng: np.random.Generator,
+) -> Float[Tensor, "batch 3"]:
+    """Choose a translation: the whole body inside the photograph, or cut by one of its borders."""
+    count = len(focal)
+    low, high = _extent(points[..., :2])
+    size = (high - low).amax(-1)
+    share = torch.from_numpy(rng.uniform(0.25, 0.85, count)).float()
+    share = torch.where(truncated, share + 0.5, share)
+    depth = focal * size / (share * image_size.amin(-1))
+    depth = torch.maximum(depth, 0.7 - points[..., 2].amin(-1) + 0.5 * size)
+    scale = (focal / depth)[:, None]
+    pixels_low, pixels_high = low * scale, high * scale  # about the body's origin
+    room = image_size - (pixels_high - pixels_low)
+    slack = torch.from_numpy(rng.random((count, 2))).float()
+    corner = torch.where(room > 0, slack * room, room / 2)
+    corner = torch.where(
+        truncated[:, None], _cut(corner, pixels_high - pixels_low, image_size, rng), corner
+    )
+    centre = corner - pixels_low
+    return torch.cat([(centre - image_size / 2) / scale, depth[:, None]], -1)
+
+
+def _cut(corner: Tensor, extent: Tensor, image_size: Tensor, rng: np.random.Generator) -> Tensor:
+    """Move the body's upper left corner so that a border hides 20 to 55 % of its height or width.
+
+    The lower border cuts six times in ten: photographs end at the waist more often than elsewhere.
+    """
+    count = len(corner)
+    side = torch.from_numpy(rng.choice(4, count, p=[0.6, 0.1, 0.15, 0.15]))
+    hidden = torch.from_numpy(rng.uniform(0.2, 0.55, count)).float()[:, None] * extent
+    after, before = image_size - extent + hidden, -hidden
+    x, y = corner.unbind(-1)
+    y = torch.where(side == 0, after[:, 1], torch.where(side == 1, before[:, 1], y))
+    x = torch.where(side == 2, after[:, 0], torch.where(side == 3, before[:, 0], x))
+    return torch.stack([x, y], -1)
+
+
+def _box(
+    points_camera: Tensor, focal: Tensor, image_size: Tensor, rng: np.random.Generator
+) -> Float[Tensor, "batch 3"]:
+    """A square box (centre, side) around the part inside the photograph, drawn a little off."""
+    pixels = project(points_camera, focal, image_size / 2)
+    pixels = torch.minimum(pixels.clamp_min(0), image_size[:, None])
+    low, high = _extent(pixels)
+    side = (high - low).amax(-1).clamp_min(24)
+    shift = torch.from_numpy(rng.normal(0, 0.03, (len(focal), 2))).float() * side[:, None]
+    grow = torch.from_numpy(rng.uniform(0.92, 1.12, len(focal))).float()
+    return torch.cat([(low + high) / 2 + shift, (BOX_SCALE * side * grow)[:, None]], -1)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a camera sees of a batch of scenes, in window pixels."""
+
+    images: np.ndarray  # (batch, size, size, 3) uint8
+    person: Bool[Tensor, "batch size size"]  # visible part of the person
+    occluder: Bool[Tensor, "batch size size"]
+    keypoints_image: Float[Tensor, "batch 17 2"]  # pixels of the photograph
+    visibility: Int[Tensor, "batch 17"]
+
+
+def view(
+    scenes: Scenes,
+    world: World,
+    body: Body,
+    wardrobe: appearance.Wardrobe,
+    bank: np.ndarray,
+    *,
+    rngs: list[np.random.Generator],
+) -> Views:
+    """Render scenes; each has its own generator, so any one of them can be drawn again alone."""
+    size = world.window
+    vertices = body.vertices(scenes.rotations, scenes.betas) + scenes.translation[:, None]
+    focal, centre = scenes.window_camera(size)
+    raster = rendering.rasterise(vertices, body.faces, focal, centre, size, size)
+    colours = torch.from_numpy(np.stack([wardrobe.dress(rng) for rng in rngs]))
+    shaded = _shade(raster, vertices, body.faces, colours, rngs)
+    inside = _inside(scenes, size)
+    occluded = np.array([rng.random() < world.occluded for rng in rngs])
+    images, occluders = [], []
+    for i, rng in enumerate(rngs):
+        low, high = _window_box(scenes, i, size)
+        where, colour = np.zeros((size, size), bool), np.zeros((size, size, 3), np.float32)
+        if occluded[i]:
+            where, colour = appearance.draw_occluders(size, low, high, rng=rng)
+        image = appearance.draw_background(bank, size, rng=rng)
+        image = np.where(raster.mask[i, ..., None].numpy(), shaded[i].numpy(), image)
+        image = np.where(where[..., None], colour, image) * inside[i, ..., None].numpy()
+        picture = appearance.photograph(image, rng=rng)
+        images.append(picture * inside[i, ..., None].numpy())
+        occluders.append(where)
+    occluder = torch.from_numpy(np.stack(occluders)) & inside
+    keypoints, visibility = _visibility(scenes, raster, body, occluder, size)
+    person = raster.mask & ~occluder & inside
+    return Views(np.stack(images), person, occluder, keypoints, visibility)
+
+
+def _window_box(scenes: Scenes, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the tight box in window pixels, (x, y) each."""
+    half = size / WINDOW_SCALE / BOX_SCALE / 2
+    return np.full(2, size / 2 - half), np.full(2, size / 2 + half)
+
+
+def _inside(scenes: Scenes, size: int) -> Bool[Tensor, "batch size size"]:
+    """Window pixels that lie inside the photograph."""
+    centres = (torch.arange(size) + 0.5) / size * 2 - 1
+    window = scenes.window
+    position = window.centre[:, None] + window.side[:, None, None] / 2 * centres[:, None]
+    ok = (position >= 0) & (position < scenes.image_size[:, None])  # (batch, size, 2)
+    return ok[:, None, :, 0] & ok[:, :, None, 1]
+
+
+def _shade(
+    raster: rendering.Raster,
+    vertices: Tensor,
+    faces: Tensor,
+    colours: Tensor,
+    rngs: list[np.random.Generator],
+) -> Float[Tensor, "batch size size 3"]:
+    """Light each body with an ambient and two coloured directional lights of its own."""
+    normals = rendering.vertex_normals(vertices, faces)
+    pixels = rendering.interpolate(raster, faces, torch.cat([normals, colours], -1))
+    normal, colour = pixels[..., :3], pixels[..., 3:]
+    normal = torch.nn.functional.normalize(normal, dim=-1)
+    light = torch.zeros_like(colour)
+    ambient = torch.tensor([rng.uniform(0.25, 0.6) for rng in rngs])
+    light += ambient[:, None, None, None]
+    for _ in range(2):
+        direction = np.stack([rng.normal(size=3) + np.array([0, -0.6, -1.2]) for rng in rngs])
+        tint = np.stack([rng.uniform(0.2, 0.65) * rng.uniform(0.8, 1.1, 3) for rng in rngs])
+        towards = torch.nn.functional.normalize(torch.from_numpy(direction).float(), dim=-1)
+        cosine = torch.einsum("bhwc,bc->bhw", normal, towards).clamp_min(0)
+        light += cosine[..., None] * torch.from_numpy(tint).float()[:, None, None]
+    return colour * light
+
+
+def _visibility(
+    scenes: Scenes,
+    raster: rendering.Raster,
+    body: Body,
+    occluder: Bool[Tensor, "batch size size"],
+    size: int,
+) -> tuple[Float[Tensor, "batch 17 2"], Int[Tensor, "batch 17"]]:
+    """Project the COCO joints and say of each why it is seen or not (depth test at its pixel)."""
+    joints = body.keypoints(scenes.rotations, scenes.betas, "coco17")
+    joints = joints + scenes.translation[:, None]
+    pixels = project(joints, scenes.focal, scenes.image_size / 2)
+    window = scenes.window.to_crop(pixels)
+    cell = ((window + 1) / 2 * size).floor().long().clamp(0, size - 1)
+    row = torch.arange(len(scenes))[:, None]
+    surface = raster.depth[row, cell[..., 1], cell[..., 0]]
+    margin = joints.new_tensor([_DEPTH_MARGIN[name.split("_")[-1]] for name in COCO17.names])
+    hidden = joints[..., 2] - surface > margin
+    state = torch.where(hidden, SELF_OCCLUDED, VISIBLE)
+    state = torch.where(occluder[row, cell[..., 1], cell[..., 0]], OBJECT_OCCLUDED, state)
+    outside = (pixels < 0) | (pixels >= scenes.image_size[:, None]) | (window.abs() > 1)
+    return pixels, torch.where(outside.any(-1), OUTSIDE, state)

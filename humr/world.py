@@ -1,0 +1,244 @@
+"""The open world: shards of rendered people and of what a real detector says about them.
+
+A shard depends on the configuration, the split and its number alone, so that any process can make
+any shard, in any order, again and again. A shard appears under its name only when it is complete.
+"""
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from humr import heatmaps
+from humr.appearance import Wardrobe, background_bank
+from humr.bodies import Body, load_body
+from humr.cameras import Crop
+from humr.config import World, config_hash, to_dict
+from humr.datasets import Records, pack_mask
+from humr.detectors import Detection, Detector
+from humr.paths import DATA
+from humr.rotations import matrix_to_rotvec
+from humr.scenes import Scenes, Views, draw_scenes, view
+
+RECIPE = 1  # raise it whenever the same configuration would give other images
+SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
+_RENDER_BATCH = 20
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What is loaded once per process."""
+
+    body: Body
+    detector: Detector
+    wardrobe: Wardrobe
+    bank: np.ndarray
+
+
+@cache
+def studio() -> Studio:
+    """Load body and detector and paint the backgrounds."""
+    body = load_body("small")
+    wardrobe = Wardrobe.of(body.weights.numpy(), body.template.numpy())
+    bank = background_bank(96, 420, rng=np.random.default_rng(7))
+    return Studio(body, Detector.load(), wardrobe, bank)
+
+
+def directory(world: World) -> Path:
+    """Where this world lives: one folder for each configuration and recipe."""
+    return DATA / "world" / f"{config_hash(world)}-{RECIPE}"
+
+
+def scenes(world: World, split: str, shard: int) -> Scenes:
+    """Draw the scenes of one shard."""
+    count = min(world.shard, world.sizes[split] - shard * world.shard)
+    rng = np.random.default_rng([world.seed, SPLITS.index(split), shard])
+    return draw_scenes(count, world, studio().body, rng=rng)
+
+
+def views(world: World, split: str, shard: int, start: int, stop: int) -> Views:
+    """Render images `start` to `stop` of a shard (the same whichever range they are part of)."""
+    rngs = [
+        np.random.default_rng([world.seed, SPLITS.index(split), shard, i])
+        for i in range(start, stop)
+    ]
+    s = studio()
+    chosen = scenes(world, split, shard)[start:stop]
+    return view(chosen, world, s.body, s.wardrobe, s.bank, rngs=rngs)
+
+
+def make_shard(world: World, split: str, shard: int) -> Records:
+    """Draw, render and detect one shard."""
+    drawn = scenes(world, split, shard)
+    generator = torch.Generator().manual_seed(world.seed * 1000 + shard)
+    parts = []
+    for start in range(0, len(drawn), _RENDER_BATCH):
+        stop = min(start + _RENDER_BATCH, len(drawn))
+        seen = views(world, split, shard, start, stop)
+        parts.append(_records(drawn[start:stop], seen, world, generator))
+    return Records.join(parts)
+
+
+def detect(scene: Scenes, images: np.ndarray) -> list[Detection]:
+    """Run the detector on rendered windows, with the scenes' boxes."""
+    size = images.shape[1]
+    half = scene.box[:, 2:] / 2
+    corners = torch.stack([scene.box[:, :2] - half, scene.box[:, :2] + half], 1)
+    window = (scene.window.to_crop(corners) + 1) / 2 * size
+    boxes = window.flatten(1).tolist()
+    detector = studio().detector
+    return [detector.detect(i, tuple(b)) for i, b in zip(images, boxes, strict=True)]
+
+
+def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generator) -> Records:
+    found = detect(scene, seen.images)
+    size = seen.images.shape[1]
+    scale = scene.window.side / size
+    corner = scene.window.centre - scene.window.side[:, None] / 2
+
+    def stack(name: str) -> torch.Tensor:
+        return torch.stack([torch.as_tensor(getattr(d, name)) for d in found])
+
+    maps = heatmaps.calibrate(stack("heatmaps"))
+    cells = heatmaps.sample_cells(maps, world.heatmap_samples, generator=generator)
+    crops = [d.crop for d in found]
+    centre = torch.stack([c.centre for c in crops]) * scale[:, None] + corner
+    side = torch.stack([c.side for c in crops]) * scale
+    roll = torch.stack([c.roll for c in crops])
+    keypoints = stack("keypoints_image") * scale[:, None, None] + corner[:, None]
+    resolution = world.mask_resolution
+    box_in_window = Crop.upright(
+        (scene.box[:, :2] - corner) / scale[:, None], scene.box[:, 2] / scale
+    )
+    boxes = [
+        Crop.upright(c, s) for c, s in zip(box_in_window.centre, box_in_window.side, strict=True)
+    ]
+    mask = torch.stack(
+        [torch.as_tensor(d.mask_in(b, resolution)) for d, b in zip(found, boxes, strict=True)]
+    )
+    return Records(
+        rotvec=matrix_to_rotvec(scene.rotations),
+        betas=scene.betas,
+        translation=scene.translation,
+        focal=scene.focal,
+        image_size=scene.image_size,
+        box=scene.box,
+        truncated=scene.truncated,
+        template=scene.template.to(torch.uint8),
+        window=torch.cat([centre, side[:, None], roll[:, None]], -1).float(),
+        keypoints=keypoints.float(),
+        confidence=stack("confidence").float(),
+        peak=stack("peak").float(),
+        flag=torch.tensor([float(d.flag) for d in found]),
+        world_landmarks=stack("world_landmarks").float(),
+        cells=cells.mT.to(torch.int16).contiguous(),
+        features=torch.cat([stack("features"), stack("features_mid")], -1).half(),
+        mask=pack_mask(mask),
+        true_keypoints=seen.keypoints_image,
+        visibility=seen.visibility.to(torch.uint8),
+        person=pack_mask(_look_up(seen.person, box_in_window, resolution)),
+        occluder=pack_mask(_look_up(seen.occluder, box_in_window, resolution)),
+    )
+
+
+def _look_up(mask: torch.Tensor, box: Crop, resolution: int) -> torch.Tensor:
+    """Read window masks (batch, size, size) at the pixel centres of each box."""
+    count, size = len(mask), mask.shape[1]
+    grid = (torch.arange(resolution) + 0.5) / resolution * 2 - 1
+    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).reshape(1, -1, 2)
+    pixel = box.to_image(points.expand(count, -1, -1)).floor().long()
+    inside = ((pixel >= 0) & (pixel < size)).all(-1)
+    pixel = pixel.clamp(0, size - 1)
+    values = mask[torch.arange(count)[:, None], pixel[..., 1], pixel[..., 0]] & inside
+    return values.unflatten(1, (resolution, resolution))
+
+
+def write(path: Path, records: Records) -> None:
+    """Write a shard so that it is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
+    handle, name = tempfile.mkstemp(suffix=".part", dir=path.parent)
+    os.close(handle)
+    save_file(tensors, name)
+    Path(name).replace(path)
+
+
+def shards(world: World, split: str) -> list[Path]:
+    """Paths of all shards of a split, made or not."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    count = -(-world.sizes[split] // world.shard)
+    return [directory(world) / f"{split}-{i:05d}.safetensors" for i in range(count)]
+
+
+def generate(world: World, *, splits: Iterable[str] = SPLITS, workers: int | None = None) -> Path:
+    """Make every shard that is missing, in several processes, and write the manifest."""
+    jobs = [
+        (split, i)
+        for split in splits
+        for i, path in enumerate(shards(world, split))
+        if not path.exists()
+    ]
+    if jobs:
+        _run(world, jobs, workers or os.cpu_count() or 1)
+    _write_manifest(world)
+    return directory(world)
+
+
+def _run(world: World, jobs: list[tuple[str, int]], workers: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    total = sum(min(world.shard, world.sizes[s] - i * world.shard) for s, i in jobs)
+    with (
+        tqdm(total=total, desc="open world", unit="image", mininterval=2) as bar,
+        ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_one_thread) as pool,
+    ):
+        futures = [pool.submit(_job, world, split, i) for split, i in jobs]
+        for future in as_completed(futures):
+            bar.update(future.result())
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _job(world: World, split: str, shard: int) -> int:
+    records = make_shard(world, split, shard)
+    write(shards(world, split)[shard], records)
+    return len(records)
+
+
+def _write_manifest(world: World) -> None:
+    present = [p for split in SPLITS for p in shards(world, split) if p.exists()]
+    manifest = {
+        "world": to_dict(world),
+        "recipe": RECIPE,
+        "written": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "shards": {p.name: sha256(p.read_bytes()).hexdigest() for p in present},
+    }
+    path = directory(world) / "manifest.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(manifest, indent=1))
+    part.replace(path)
+
+
+def load(world: World, split: str) -> Records:
+    """Read a split into memory, checking each shard against the manifest."""
+    paths = shards(world, split)
+    if missing := [p.name for p in paths if not p.exists()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} shards of {split!r} are not there yet "
+            f"(first: {missing[0]}); make them with: python3 -m humr world"
+        )
+    return Records.join([Records.read(path) for path in paths])
