@@ -1,0 +1,260 @@
+r"""Metrics of poses and of sets of hypotheses: one value per image, in the unit of the input.
+
+Averages over images, millimetres and tables are `evaluation`'s business. Every function takes any
+leading batch axes; compare hypotheses with a target as `mpjpe(hypotheses, target[:, None])`.
+An image that has nothing to measure (no visible joint, no mask) gets NaN.
+"""
+
+from collections.abc import Sequence
+from math import comb
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from humr.losses import inside_mask
+from humr.rotations import similarity_align
+
+# ------------------------------------------------------------------------- poses
+
+
+def centre(
+    points: Float[Tensor, "*batch points dim"], roots: Sequence[int]
+) -> Float[Tensor, "*batch points dim"]:
+    """Move the mean of the `roots` (the pelvis, or both hips) to the origin."""
+    return points - points[..., list(roots), :].mean(-2, keepdim=True)
+
+
+def joint_distance(
+    predicted: Float[Tensor, "*batch joints dim"], target: Float[Tensor, "*#batch joints dim"]
+) -> Float[Tensor, "*batch joints"]:
+    """Euclidean distance of every joint or vertex."""
+    return torch.linalg.vector_norm(predicted - target, dim=-1)
+
+
+def mpjpe(
+    predicted: Float[Tensor, "*batch joints dim"], target: Float[Tensor, "*#batch joints dim"]
+) -> Float[Tensor, "*batch"]:
+    """Mean per-joint position error; no alignment (see `centre`)."""
+    return joint_distance(predicted, target).mean(-1)
+
+
+def pa_mpjpe(
+    predicted: Float[Tensor, "*batch joints 3"], target: Float[Tensor, "*#batch joints 3"]
+) -> Float[Tensor, "*batch"]:
+    """`mpjpe` after the best similarity (scale, rotation without reflection, translation)."""
+    target = target.expand_as(predicted)
+    return mpjpe(similarity_align(predicted, target), target)
+
+
+def pve(
+    predicted: Float[Tensor, "*batch vertices 3"], target: Float[Tensor, "*#batch vertices 3"]
+) -> Float[Tensor, "*batch"]:
+    """Mean per-vertex error: every vertex counts the same, so that dense hands weigh most."""
+    return joint_distance(predicted, target).mean(-1)
+
+
+def weighted_pve(
+    predicted: Float[Tensor, "*batch vertices 3"],
+    target: Float[Tensor, "*#batch vertices 3"],
+    area: Float[Tensor, " vertices"],
+) -> Float[Tensor, "*batch"]:
+    """Error averaged over the surface: vertices weighted by `vertex_areas` of the template."""
+    return joint_distance(predicted, target) @ (area / area.sum())
+
+
+def vertex_areas(
+    vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]
+) -> Float[Tensor, " vertices"]:
+    """Give every vertex a third of the area of each triangle it belongs to."""
+    first, second, third = vertices[faces].unbind(1)
+    normal = torch.linalg.cross(second - first, third - first)
+    share = torch.linalg.vector_norm(normal, dim=-1) / 6
+    return vertices.new_zeros(len(vertices)).index_add(
+        0, faces.flatten(), share.repeat_interleave(3)
+    )
+
+
+def pck(
+    predicted: Float[Tensor, "*batch joints dim"],
+    target: Float[Tensor, "*#batch joints dim"],
+    threshold: float = 0.15,
+) -> Float[Tensor, "*batch"]:
+    """Share of joints at most `threshold` (150 mm in 3DHP) from the target, in 0..1."""
+    distance = joint_distance(predicted, target)
+    return (distance <= threshold).to(distance.dtype).mean(-1)
+
+
+def auc(
+    predicted: Float[Tensor, "*batch joints dim"],
+    target: Float[Tensor, "*#batch joints dim"],
+    limit: float = 0.15,
+) -> Float[Tensor, "*batch"]:
+    """Mean `pck` over the 31 thresholds 0, limit/30, ..., limit (3DHP: 0 to 150 mm)."""
+    distance = joint_distance(predicted, target)
+    thresholds = torch.linspace(0, limit, 31, dtype=distance.dtype, device=distance.device)
+    return (distance[..., None] <= thresholds).to(distance.dtype).mean((-2, -1))
+
+
+# -------------------------------------------------------- selecting among hypotheses
+
+
+def best_of_first(error: Float[Tensor, "*batch hypotheses"], n: int) -> Float[Tensor, "*batch"]:
+    """Smallest error among the first `n` hypotheses, as in the papers (HuMR: the mode is first).
+
+    Taken for every metric by itself, so "best MPJPE" and "best PVE" may be different bodies.
+    """
+    _check_count(n, error.shape[-1])
+    return error[..., :n].amin(-1)
+
+
+def expected_best_of(error: Float[Tensor, "*batch hypotheses"], n: int) -> Float[Tensor, "*batch"]:
+    r"""Expected smallest error among `n` hypotheses drawn without replacement.
+
+    With errors sorted as $e_1 \le \dots \le e_H$, $e_i$ is the minimum of a random subset of size
+    $n$ with probability $\binom{H - i}{n - 1} / \binom{H}{n}$. Unlike "the first n" this uses
+    every hypothesis and does not depend on their order.
+    """
+    total = error.shape[-1]
+    _check_count(n, total)
+    weights = [comb(total - 1 - i, n - 1) / comb(total, n) for i in range(total)]
+    return error.sort(-1).values @ error.new_tensor(weights)
+
+
+def expected_worst_of(
+    error: Float[Tensor, "*batch hypotheses"], n: int
+) -> Float[Tensor, "*batch"]:
+    """Expected largest error among `n` hypotheses: what a user may meet."""
+    return -expected_best_of(-error, n)
+
+
+def mean_pose(
+    hypotheses: Float[Tensor, "*batch hypotheses joints dim"],
+) -> Float[Tensor, "*batch joints dim"]:
+    """Mean of the hypotheses' points; minimises squared error, may have shortened limbs."""
+    return hypotheses.mean(-3)
+
+
+def medoid(hypotheses: Float[Tensor, "*batch hypotheses joints dim"]) -> Int[Tensor, "*batch"]:
+    """Index of the hypothesis with the smallest mean distance to all others (a real pose)."""
+    by_joint = hypotheses.transpose(-3, -2)
+    total = sum(
+        _distances(by_joint[..., i, :, :], by_joint[..., i, :, :])
+        for i in range(by_joint.shape[-3])
+    )
+    assert isinstance(total, Tensor)
+    return total.sum(-1).argmin(-1)
+
+
+# --------------------------------------------------------- distributions of poses
+
+
+def spread(
+    hypotheses: Float[Tensor, "*batch hypotheses joints dim"],
+) -> Float[Tensor, "*batch joints"]:
+    """Mean distance of each joint to its mean over the hypotheses (HuMR's 3DKP spread)."""
+    return joint_distance(hypotheses, hypotheses.mean(-3, keepdim=True)).mean(-2)
+
+
+def energy_score(
+    hypotheses: Float[Tensor, "*batch hypotheses joints dim"],
+    target: Float[Tensor, "*batch joints dim"],
+) -> Float[Tensor, "*batch"]:
+    r"""Energy score with the mean joint distance $d$: proper, and equal to MPJPE for a point.
+
+    $$\frac1H \sum_i d(x_i, y) - \frac{1}{2 H (H-1)} \sum_{i \ne j} d(x_i, x_j)$$
+
+    Smallest on average for the true posterior (of each joint: the dependence between joints is
+    not seen, see `joint_energy_score`). Unbiased in the number of hypotheses. One hypothesis, or
+    equal ones, give the `mpjpe`.
+    """
+    count, joints = hypotheses.shape[-3:-1]
+    error = mpjpe(hypotheses, target[..., None, :, :]).mean(-1)
+    if count == 1:
+        return error
+    by_joint = hypotheses.transpose(-3, -2)
+    rows = max(1, 2**24 // max(hypotheses[..., 0].numel(), 1))  # at most 64 MB of distances
+    between = torch.stack(
+        [_distances(part, by_joint).sum((-3, -2, -1)) for part in by_joint.split(rows, -2)]
+    ).sum(0)
+    return error - between / (2 * joints * count * (count - 1))
+
+
+def joint_energy_score(
+    hypotheses: Float[Tensor, "*batch hypotheses joints dim"],
+    target: Float[Tensor, "*batch joints dim"],
+) -> Float[Tensor, "*batch"]:
+    """Energy score with the norm of the whole pose: sees the dependence between joints."""
+    return energy_score(hypotheses.flatten(-2)[..., None, :], target.flatten(-2)[..., None, :])
+
+
+# ----------------------------------------------------------- agreement with the image
+
+
+def masked_mean(
+    values: Float[Tensor, "*batch joints"], used: Bool[Tensor, "*#batch joints"]
+) -> Float[Tensor, "*batch"]:
+    """Mean over the used joints; NaN where there is none (take `nanmean` over images)."""
+    used = used.expand_as(values)
+    return values.where(used, 0).sum(-1) / used.sum(-1)
+
+
+def reprojection_error(
+    projected: Float[Tensor, "*batch hypotheses joints 2"],
+    target: Float[Tensor, "*batch joints 2"],
+    visible: Bool[Tensor, "*batch joints"],
+) -> Float[Tensor, "*batch"]:
+    """Mean 2D distance over hypotheses and visible joints (HuMR's 2DKP error).
+
+    For the mode pass one hypothesis. The paper weights images by their number of visible joints.
+    """
+    distance = joint_distance(projected, target[..., None, :, :])
+    return masked_mean(distance.mean(-2), visible)
+
+
+def mask_distance(
+    points: Float[Tensor, "batch *points 2"], mask: Bool[Tensor, "batch rows rows"]
+) -> Float[Tensor, " batch *points"]:
+    """Exact distance in mask pixels from points (crop units) to the nearest mask pixel's centre.
+
+    Distances up to 0.71 count as 0 (on the mask). Points outside the crop have their full
+    distance. NaN for images with an empty mask. Only missed points are compared, and only with
+    edge pixels: an inner pixel always has a neighbour that is nearer.
+    """
+    missed = ~inside_mask(points, mask)
+    result = torch.zeros_like(points[..., 0])
+    inner = torch.nn.functional.avg_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0.99
+    edge = mask & ~inner
+    scaled = (points + 1) * (mask.shape[-1] / 2)
+    for image in range(len(mask)):
+        row, column = edge[image].nonzero(as_tuple=True)
+        pixels = torch.stack((column, row), -1).to(points.dtype) + 0.5
+        far = _distances(scaled[image][missed[image]], pixels)
+        nearest = far.amin(-1) if len(pixels) else far.new_full((len(far),), torch.nan)
+        result[image, missed[image]] = nearest
+    return result
+
+
+def percent_inside(
+    distance: Float[Tensor, "*batch hypotheses joints"], invisible: Bool[Tensor, "*batch joints"]
+) -> Float[Tensor, "*batch"]:
+    """Percentage of (hypothesis, invisible joint) pairs on the mask: PercIn of `mask_distance`."""
+    on_mask = (distance == 0).to(distance.dtype).where(~distance.isnan(), torch.nan)
+    return 100 * masked_mean(on_mask.mean(-2), invisible)
+
+
+def minimum_distance(
+    distance: Float[Tensor, "*batch hypotheses joints"], invisible: Bool[Tensor, "*batch joints"]
+) -> Float[Tensor, "*batch"]:
+    """Mean of `mask_distance` over hypotheses and invisible joints: MinDist, in mask pixels."""
+    return masked_mean(distance.mean(-2), invisible)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """All pairs, by differences: the matrix form that torch prefers is inexact for near points."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _check_count(n: int, total: int) -> None:
+    if not 1 <= n <= total:
+        raise ValueError(f"n must lie in 1..{total}, the number of hypotheses; got {n}")
