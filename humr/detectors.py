@@ -1,0 +1,314 @@
+r"""The 2D detector on a photograph or a render: person, keypoints, heatmaps, mask, features.
+
+Two networks of BlazePose (Bazarevsky et al. 2020, Apache-2.0; see `humr.assets`) run on
+`ai-edge-litert`. Pixels are continuous: the image covers $[0, W] \times [0, H]$.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from humr import assets, heatmaps
+from humr.cameras import Crop
+from humr.heatmaps import HeatmapGrid
+from humr.photos import Box, RgbImage, check_box, check_image, cut, square, window_at
+from humr.skeletons import COCO17_FROM_BLAZEPOSE
+
+MARGIN = 1.25  # window = 1.25 boxes or body circles, as in the detector's own graph
+INPUT_PERSON, INPUT_POSE = 224, 256  # px
+GRID = HeatmapGrid(64, 64, offset=0.2)
+# 90 % quantiles of the peaks of visible joints on renders, in COCO order.
+USUAL_PEAK = (
+    0.95, 0.97, 0.97, 0.93, 0.93, 0.87, 0.87, 0.90, 0.90, 0.91, 0.91, 0.82, 0.82, 0.86, 0.86,
+    0.88, 0.88,
+)  # fmt: skip
+INNER = ((1, 2, 2, 288), (1, 8, 8, 864))  # shapes of inner layers that serve as features
+
+
+class PersonNotFoundError(ValueError):
+    """No person in the image (or none that the detector can see)."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody in the image: upright square around the body, the body-aligned window, score."""
+
+    box: Box
+    window: Crop
+    score: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the detector says about one person; heatmaps, mask and features live in `crop`.
+
+    Attributes:
+        crop: The window that was chosen (it may be turned).
+        box: The given box, or the bounds of the mask (x0, y0, x1, y1).
+        keypoints_image: COCO keypoints in pixels of the image.
+        confidence: Peak over the usual peak of a visible joint, at most 1. Below 0.7 a joint
+            counts as uncertain, below 0.5 as invisible.
+        peak: Highest value of each heatmap.
+        heatmaps: Sigmoid values, not normalised.
+        mask_probability: Of the person, on the pixels of the window.
+        features: Last layer of the pose network, all positions.
+        features_mid: Middle layer, mean over positions.
+        flag: Probability that there is a person in the window.
+        world_landmarks: The detector's own guess in metres about the hips (x right, y down).
+        people: Everybody found, largest first; empty if nobody was looked for or found.
+    """
+
+    crop: Crop
+    box: Float[Tensor, "4"]
+    keypoints_image: Float[Tensor, "17 2"]
+    confidence: Float[Tensor, "17"]
+    peak: Float[Tensor, "17"]
+    heatmaps: Float[Tensor, "17 64 64"]
+    mask_probability: Float[Tensor, "256 256"]
+    features: Float[Tensor, "1152"]
+    features_mid: Float[Tensor, "864"]
+    flag: float
+    world_landmarks: Float[Tensor, "33 3"]
+    people: tuple[Person, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """Quality of the window: flag times mean peak; decides between windows."""
+        return self.flag * float(self.peak.mean())
+
+    @property
+    def mask(self) -> Bool[Tensor, "256 256"]:
+        """Where the person is, on the pixels of the window."""
+        return self.mask_probability > 0.5
+
+    @property
+    def probabilities(self) -> Float[Tensor, "17 64 64"]:
+        """Heatmaps as calibrated probabilities."""
+        return heatmaps.calibrate(self.heatmaps)
+
+    def sample_cells(self, n: int, *, generator: torch.Generator) -> Int[Tensor, "{n} 17"]:
+        """Draw flat cell indices from the calibrated heatmaps (they fit into uint16)."""
+        return heatmaps.sample_cells(self.probabilities, n, generator=generator).mT
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "{n} 17 2"]:
+        """Draw 2D positions from the calibrated heatmaps, in pixels of the image."""
+        cells = self.sample_cells(n, generator=generator)
+        points = GRID.cells_to_crop(cells, generator=generator)
+        return self.crop.to_image(points.flatten(0, 1)).unflatten(0, (n, 17))
+
+    def mask_in(
+        self, crop: Crop, *, resolution: int = 112
+    ) -> Bool[Tensor, "{resolution} {resolution}"]:
+        """Return the mask on the pixels of another window; nobody outside the detector's own."""
+        ticks = (torch.arange(resolution) + 0.5) * (2 / resolution) - 1
+        y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+        points = crop.to_image(torch.stack([x, y], -1).flatten(0, 1))
+        points = self.crop.to_crop(points).reshape(1, resolution, resolution, 2)
+        looked_up = grid_sample(self.mask_probability[None, None], points, align_corners=False)
+        return looked_up[0, 0] > 0.5
+
+
+class Detector:
+    """Both networks, ready to run; make it with `Detector.load()`, one per process."""
+
+    def __init__(self, person_network: "Network", pose_network: "Network") -> None:
+        self.person_network, self.pose_network = person_network, pose_network
+
+    @classmethod
+    def load(cls, *, folder: Path = assets.FOLDER, threads: int = 1) -> "Detector":
+        """Load the networks from the checked files (`humr.assets.fetch` brings them)."""
+        person = Network(assets.find("pose_detection", folder=folder), threads=threads)
+        pose = Network(assets.find("pose_landmark", folder=folder), threads=threads, inner=True)
+        return cls(person, pose)
+
+    def find_people(self, image: RgbImage, *, window: Crop | None = None) -> list[Person]:
+        """Find everybody in the image, or in a window of it, largest first."""
+        check_image(image)
+        height, width = image.shape[:2]
+        window = window or window_at(width / 2, height / 2, float(max(width, height)))
+        pixels = cut(image, window, INPUT_PERSON).astype(np.float32) / 127.5 - 1
+        outputs = self.person_network(pixels)
+        return decode_people(outputs[(2254, 12)], outputs[(2254, 1)][:, 0], window)
+
+    def detect(self, image: RgbImage, box: Any = None) -> Detection:  # noqa: ANN401
+        """Detect one person: the one in the box, else the largest that is found.
+
+        Two windows compete by `Detection.score`: upright around the box, and aligned with the
+        body. Either alone fails often: the first on turned, the second on hidden people.
+        """
+        check_image(image)
+        if box is None:
+            people = self.find_people(image)
+            if not people:
+                raise PersonNotFoundError(
+                    "found no person in the image; people who are small or far from upright are "
+                    "missed: give box=(x0, y0, x1, y1) in pixels"
+                )
+            upright, chosen = square(people[0].box, margin=MARGIN), people[:1]
+        else:
+            box = check_box(box, image)
+            upright = square(box, margin=MARGIN)
+            people = self.find_people(image, window=square(box, margin=1.5))
+            chosen = [p for p in people if _inside(p.window.centre, box)][:1]
+        windows = [upright, *(person.window for person in chosen)]
+        best = max((self.look(image, window) for window in windows), key=lambda d: d.score)
+        kept = box or bounds(best, image) or people[0].box
+        return replace(best, box=torch.tensor(kept), people=tuple(people))
+
+    def look(self, image: RgbImage, window: Crop) -> Detection:
+        """Run the pose network on one window, whatever it shows."""
+        outputs = self.pose_network(cut(image, window, INPUT_POSE).astype(np.float32) / 255)
+        logits = torch.from_numpy(outputs[(64, 64, 39)]).permute(2, 0, 1)
+        maps = logits[list(COCO17_FROM_BLAZEPOSE)].sigmoid()
+        cells, peak = heatmaps.decode(maps)
+        world = torch.from_numpy(outputs[(117,)]).reshape(39, 3)[:33]
+        turn = Crop(torch.zeros(2), torch.tensor(2.0), window.roll)
+        return Detection(
+            crop=window,
+            box=torch.tensor(around(window)),
+            keypoints_image=window.to_image(GRID.to_crop(cells)),
+            confidence=(peak / torch.tensor(USUAL_PEAK)).clamp_max(1),
+            peak=peak,
+            heatmaps=maps,
+            mask_probability=torch.from_numpy(outputs[(256, 256, 1)][..., 0]).sigmoid(),
+            features=torch.from_numpy(outputs[(2, 2, 288)]).flatten(),
+            features_mid=torch.from_numpy(outputs[(8, 8, 864)]).mean((0, 1)),
+            flag=float(outputs[(1,)][0]),
+            world_landmarks=torch.cat([turn.to_image(world[:, :2]), world[:, 2:]], -1),
+        )
+
+
+def around(window: Crop) -> Box:
+    """Return the upright square of the window's centre and side."""
+    (x, y), half = window.centre.tolist(), float(window.side) / 2
+    return x - half, y - half, x + half, y + half
+
+
+def _inside(point: Float[Tensor, "2"], box: Box) -> bool:
+    x, y = point.tolist()
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def bounds(detection: Detection, image: RgbImage) -> Box | None:
+    """Return the upright box of the mask within the image, without thin specks."""
+    size = detection.mask.shape[-1]
+    solid = -torch.nn.functional.max_pool2d(-detection.mask_probability[None], 3, 1, 1)[0] > 0.5
+    rows, columns = solid.nonzero(as_tuple=True)
+    if len(rows) == 0:
+        return None
+    points = (torch.stack([columns, rows], -1) + 0.5) * (2 / size) - 1
+    points = detection.crop.to_image(points)
+    spread = float(detection.crop.side) / size * 1.5  # the opening took one pixel and a half
+    low, high = points.amin(0) - spread, points.amax(0) + spread
+    limit = torch.tensor([image.shape[1], image.shape[0]])
+    x0, y0, x1, y1 = torch.cat([low.clamp_min(0), high.minimum(limit)]).tolist()
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def anchors() -> Float[np.ndarray, "2254 2"]:
+    """Centres of the person network's cells in [0, 1]: 28 x 28 x 2, 14 x 14 x 2, 7 x 7 x 6."""
+    grids = []
+    for size, repeats in ((28, 2), (14, 2), (7, 6)):
+        ticks = (np.arange(size) + 0.5) / size
+        y, x = np.meshgrid(ticks, ticks, indexing="ij")
+        grids.append(np.stack([x, y], -1).reshape(-1, 2).repeat(repeats, 0))
+    return np.concatenate(grids)
+
+
+def decode_people(
+    raw: Float[np.ndarray, "2254 12"],
+    logits: Float[np.ndarray, " 2254"],
+    window: Crop,
+    *,
+    threshold: float = 0.5,
+    overlap: float = 0.3,
+) -> list[Person]:
+    """Turn outputs of the person network into people: threshold, suppress doubles, largest first.
+
+    Columns of `raw`: head box (middle, size), then points in units of 224 px relative to the
+    anchor; point 0 is the middle of the hips, point 1 lies on the circle around the body, upwards.
+    """
+    score = 1 / (1 + np.exp(-np.clip(logits.astype(float), -100, 100)))
+    order = [i for i in np.argsort(-score, kind="stable") if score[i] > threshold]
+    values = raw[order] / INPUT_PERSON
+    values[:, [0, 4, 6]] += anchors()[order, :1]
+    values[:, [1, 5, 7]] += anchors()[order, 1:]
+    kept: list[int] = []
+    for i in range(len(order)):
+        if all(_overlap(values[i, :4], values[k, :4]) < overlap for k in kept):
+            kept.append(i)
+    people = [_person(values[i, 4:8], float(score[order[i]]), window) for i in kept]
+    return sorted(people, key=lambda person: -float(person.window.side))
+
+
+def _overlap(a: Float[np.ndarray, "4"], b: Float[np.ndarray, "4"]) -> float:
+    """Intersection over union of two boxes (middle, size)."""
+    low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
+    high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
+    common = np.prod(np.clip(high - low, 0, None))
+    return float(common / max(np.prod(a[2:]) + np.prod(b[2:]) - common, 1e-12))
+
+
+def _person(points: Float[np.ndarray, "4"], score: float, window: Crop) -> Person:
+    on_window = torch.from_numpy(points.astype(np.float32)).reshape(2, 2) * 2 - 1
+    (x, y), (tip_x, tip_y) = window.to_image(on_window).tolist()
+    radius = float(np.hypot(tip_x - x, tip_y - y))
+    roll = float(np.arctan2(tip_x - x, y - tip_y))
+    box = (x - radius, y - radius, x + radius, y + radius)
+    return Person(box, window_at(x, y, 2 * MARGIN * radius, roll), score)
+
+
+class Network:
+    """One TensorFlow Lite network: an image in, outputs by shape (without the batch axis).
+
+    With `inner` the inner layers can be read as well; where several have one shape, the last
+    counts, which makes (2, 2, 288) the common input of the pose heads.
+    """
+
+    def __init__(self, path: Path, *, threads: int, inner: bool = False) -> None:
+        with _quiet():
+            from ai_edge_litert.interpreter import Interpreter
+
+            self._interpreter: Any = Interpreter(
+                str(path), num_threads=threads, experimental_preserve_all_tensors=inner
+            )
+            self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        outputs = self._interpreter.get_output_details()
+        tensors = self._interpreter.get_tensor_details() if inner else []
+        last = {tuple(t["shape"]): t["index"] for t in sorted(tensors, key=lambda t: t["index"])}
+        self._outputs = {s[1:]: last[s] for s in INNER if s in last}
+        self._outputs |= {tuple(int(n) for n in t["shape"][1:]): t["index"] for t in outputs}
+
+    def __call__(
+        self, pixels: Float[np.ndarray, "size size 3"]
+    ) -> dict[tuple[int, ...], np.ndarray]:
+        """Run the network on one image."""
+        self._interpreter.set_tensor(self._input, pixels[None])
+        self._interpreter.invoke()
+        return {s: self._interpreter.get_tensor(i)[0] for s, i in self._outputs.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the runtime's notices (delegate created, inner tensors kept) off standard error."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
