@@ -1,0 +1,151 @@
+"""Functions that draw on given axes; they compute nothing but what they draw."""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from humr import metrics, photos, rendering
+from humr.bodies import Body
+from humr.cameras import Crop
+from humr.mesh import People
+from humr.posterior import Posterior
+from humr.skeletons import COCO17, Skeleton
+
+SPREAD_MM = 200.0  # upper end of the colour scale for spreads
+SIDE_COLOURS = {"left_": "tab:blue", "right_": "tab:orange"}
+
+
+def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
+    """Show an image without ticks."""
+    ax.imshow(image, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9)
+    ax.set_frame_on(False)
+    return ax
+
+
+def skeleton(
+    ax: Axes, points: Float[Tensor, "joints 2"], kind: Skeleton = COCO17, *, width: float = 1.5
+) -> Axes:
+    """Draw 2D bones: left side blue, right side orange, middle grey."""
+    for parent, child in kind.bones:
+        name = kind.names[child]
+        colour = next((c for side, c in SIDE_COLOURS.items() if name.startswith(side)), "grey")
+        line = points[[parent, child]].numpy()
+        ax.plot(line[:, 0], line[:, 1], color=colour, linewidth=width)
+    return ax
+
+
+def confidences(
+    ax: Axes, points: Float[Tensor, "joints 2"], confidence: Float[Tensor, " joints"]
+) -> Axes:
+    """Mark keypoints: green where the detector is certain, yellow unsure, red not seen."""
+    colour = np.where(confidence >= 0.7, "lime", np.where(confidence >= 0.5, "gold", "red"))
+    x, y = points.numpy().T
+    ax.scatter(x, y, c=colour.tolist(), s=16, edgecolors="black", linewidths=0.5, zorder=3)
+    return ax
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square part of a photograph, scaled, with its own camera."""
+
+    crop: Crop
+    image: UInt8[np.ndarray, "size size 3"]
+    focal: Float[Tensor, ""]
+    centre: Float[Tensor, "2"]
+
+    @classmethod
+    def around(cls, posterior: Posterior, *, size: int = 420, margin: float = 1.15) -> "Window":
+        """Cut out the person's box, a little wider."""
+        box = posterior.batch.box[0]
+        crop = Crop.upright(box[:2], margin * box[2])
+        scale = size / crop.side
+        corner = crop.centre - crop.side / 2
+        return cls(
+            crop,
+            photos.cut(posterior.image, crop, size),
+            posterior.focal * scale,
+            (posterior.centre - corner) * scale,
+        )
+
+    def pixels(self, points_image: Float[Tensor, "points 2"]) -> Float[Tensor, "points 2"]:
+        """Map pixels of the photograph to pixels of the window."""
+        return (self.crop.to_crop(points_image) + 1) / 2 * self.image.shape[0]
+
+    def overlay(
+        self, vertices: Float[Tensor, "vertices 3"], body: Body, colours: Tensor | None = None
+    ) -> np.ndarray:
+        """Lay a body over the window."""
+        return rendering.overlay(
+            self.image, vertices, body.faces, self.focal, self.centre, colours
+        )
+
+
+def spread_of(samples: People, body: Body, *, limit: int = 100) -> Float[Tensor, " vertices"]:
+    """Spread (metres) of every vertex over the first `limit` hypotheses."""
+    return metrics.spread(samples[:limit].vertices(body))
+
+
+def photo_panel(posterior: Posterior, body: Body) -> Figure:
+    """Show one posterior: mode, spread, four hypotheses with side views, the vaguest joint."""
+    window = Window.around(posterior)
+    fig, axes = plt.subplots(3, 4, figsize=(10, 8.2), layout="constrained")
+    mode = posterior.mode.vertices(body)
+    spread = spread_of(posterior.samples, body)
+    colours = rendering.spread_colours(spread, vmax_mm=SPREAD_MM)
+    four = [posterior.samples[i].vertices(body) for i in range(4)]
+    everyone = torch.stack([mode, *four]).flatten(0, 1)
+
+    picture(axes[0, 0], window.image, "photograph, detected keypoints")
+    confidences(
+        axes[0, 0],
+        window.pixels(posterior.detection.keypoints_image),
+        posterior.detection.confidence,
+    )
+    picture(axes[0, 1], window.overlay(mode, body), "mode")
+    picture(axes[0, 2], window.overlay(mode, body, colours), "spread of the hypotheses")
+    side = rendering.side_view(mode, body.faces, colours, height=420, width=420, fit_to=everyone)
+    picture(axes[0, 3], side, "mode from the side")
+    scale = ScalarMappable(Normalize(0, SPREAD_MM), rendering.SPREAD_COLORMAP)
+    fig.colorbar(scale, ax=axes[0, 3], label="spread (mm)", shrink=0.8)
+    for i, vertices in enumerate(four[:2]):
+        picture(axes[1, 2 * i], window.overlay(vertices, body), f"hypothesis {i + 1}")
+        view = rendering.side_view(vertices, body.faces, height=420, width=420, fit_to=everyone)
+        picture(axes[1, 2 * i + 1], view, "from the side")
+    for i, vertices in enumerate(four[2:]):
+        picture(axes[2, i], window.overlay(vertices, body), f"hypothesis {i + 3}")
+    joint = posterior.most_uncertain(body)
+    heatmap_beside_projections(axes[2, 2], axes[2, 3], posterior, body, window, joint)
+    return fig
+
+
+def heatmap_beside_projections(
+    left: Axes, right: Axes, posterior: Posterior, body: Body, window: Window, joint: int
+) -> None:
+    """Show the heatmap of one joint, and where 100 hypotheses project it."""
+    name = COCO17.names[joint].replace("_", " ")
+    detection = posterior.detection
+    picture(left, window.image // 2, f"heatmap: {name}")
+    size = window.image.shape[0]
+    grid = (torch.arange(size) + 0.5) / size * 2 - 1
+    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).flatten(0, 1)
+    inside = detection.crop.to_crop(window.crop.to_image(points)).reshape(1, size, size, 2)
+    values = torch.nn.functional.grid_sample(
+        detection.heatmaps[joint][None, None].to(inside), inside, align_corners=False
+    )[0, 0].numpy()
+    left.imshow(values, cmap="inferno", alpha=np.clip(values / values.max(), 0, 1) ** 0.5)
+    picture(right, window.image // 2, f"{name}: 100 hypotheses")
+    projected = posterior.pixels(posterior.keypoints(body)[:100])[:, joint]
+    x, y = window.pixels(projected).numpy().T
+    right.scatter(x, y, s=7, color="cyan", edgecolors="black", linewidths=0.3)
+    for ax in (left, right):
+        ax.set(xlim=(0, size), ylim=(size, 0))
