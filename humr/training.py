@@ -46,7 +46,7 @@ class Progress:
     best: float = math.inf
     best_step: int = 0
     seconds: float = 0.0
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[dict[str, float | int]] = field(default_factory=list)
 
 
 def rate_factor(step: int, config: Training) -> float:
@@ -200,7 +200,7 @@ def _validated(
         progress.best, progress.best_step = metrics["score"], progress.step
         save_model(directory / "best", model, {**about, "step": progress.step, "metrics": metrics})
     average.swap(model)
-    _replace(directory / "log.jsonl", "".join(json.dumps(r) + "\n" for r in progress.log))
+    write_text(directory / "log.jsonl", "".join(json.dumps(r) + "\n" for r in progress.log))
 
 
 def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
@@ -209,7 +209,7 @@ def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
     part = stem.with_suffix(".safetensors.part")
     save_file(tensors, part)
     part.replace(stem.with_suffix(".safetensors"))
-    _replace(stem.with_suffix(".json"), json.dumps({**about, **provenance()}, indent=1) + "\n")
+    write_text(stem.with_suffix(".json"), json.dumps({**about, **provenance()}, indent=1) + "\n")
 
 
 def load_model(stem: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[Any, dict]:
@@ -289,7 +289,8 @@ def _resume(
     return Progress(**state["progress"])
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either whole or as before."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text)
     part.replace(path)

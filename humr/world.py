@@ -30,7 +30,7 @@ from humr.datasets import Records, pack_mask
 from humr.detectors import Detection, Detector
 from humr.paths import DATA
 from humr.rotations import matrix_to_rotvec
-from humr.scenes import Scenes, Views, draw_scenes, view
+from humr.scenes import BOX_SCALE, Scenes, Views, draw_scenes, view
 
 RECIPE = 1  # raise it whenever the same configuration would give other images
 SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
@@ -94,7 +94,7 @@ def make_shard(world: World, split: str, shard: int) -> Records:
 def detect(scene: Scenes, images: np.ndarray) -> list[Detection]:
     """Run the detector on rendered windows, with the scenes' boxes."""
     size = images.shape[1]
-    half = scene.box[:, 2:] / 2
+    half = scene.box[:, 2:] / BOX_SCALE / 2  # the detector wants the tight box
     corners = torch.stack([scene.box[:, :2] - half, scene.box[:, :2] + half], 1)
     window = (scene.window.to_crop(corners) + 1) / 2 * size
     boxes = window.flatten(1).tolist()
@@ -126,7 +126,10 @@ def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generato
         Crop.upright(c, s) for c, s in zip(box_in_window.centre, box_in_window.side, strict=True)
     ]
     mask = torch.stack(
-        [torch.as_tensor(d.mask_in(b, resolution)) for d, b in zip(found, boxes, strict=True)]
+        [
+            torch.as_tensor(d.mask_in(b, resolution=resolution))
+            for d, b in zip(found, boxes, strict=True)
+        ]
     )
     return Records(
         rotvec=matrix_to_rotvec(scene.rotations),

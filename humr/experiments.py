@@ -1,0 +1,164 @@
+"""Runs by configuration: make what is missing, find what is there, load the shipped model.
+
+Commands: ``python -m humr world laptop`` and ``python -m humr train laptop``.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from humr import training, world
+from humr.bodies import Body, load_body
+from humr.config import PROFILES, Model, Profile, Run, config_hash, from_dict, profile, to_dict
+from humr.datasets import Batch, Pool, Records
+from humr.evaluation import energy_of, evaluate, summary
+from humr.mesh import Humr, HumrObjective
+from humr.paths import DATA, RUNS
+
+SHIPPED = DATA / "checkpoint" / "humr_open"
+
+
+def run_directory(run: Run) -> Path:
+    """Where a run lives: one folder for each configuration."""
+    return RUNS / "models" / f"humr-{config_hash(run)}"
+
+
+def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
+    """Train HuMR as configured, or go on, or do nothing if it is done; returns the checkpoint."""
+    directory = run_directory(run)
+    if not (directory / "done.json").exists():
+        world.generate(run.world)
+        progress = _fit(run, name, device, directory)
+        done = {"step": progress.step, "best_step": progress.best_step, "best": progress.best}
+        training.write_text(directory / "done.json", json.dumps(done))
+    return directory / "best"
+
+
+def _fit(run: Run, name: str, device: str, directory: Path) -> training.Progress:
+    torch.manual_seed(run.training.seed)
+    fabric = training.make_fabric(run.training, device=device)
+    splits = ("labelled", "points", "unlabelled")
+    pool = Pool.of({split: world.load(run.world, split) for split in splits})
+    model = Humr(run.model)
+    model.fit_statistics(pool)
+    body = load_body("small").to(fabric.device)
+    objective = HumrObjective(model, body, run.weights, run.supervision, run.training.hypotheses)
+    count = run.supervision.heatmap_samples
+
+    def draw(generator: torch.Generator) -> Batch:
+        return pool.draw(run.training.batch, samples=count, generator=generator)
+
+    return training.fit(
+        objective,
+        draw,
+        Validation(world.load(run.world, "validation"), body),
+        run.training,
+        directory,
+        fabric=fabric,
+        about={"system": "humr", "name": name, "run": to_dict(run), "recipe": world.RECIPE},
+    )
+
+
+class Validation:
+    """Energy score (the score that decides), error of the mode, likelihood, on fixed noise."""
+
+    def __init__(self, records: Records, body: Body, *, hypotheses: int = 16) -> None:
+        self.body, self.hypotheses = body, hypotheses
+        generator = torch.Generator().manual_seed(0)
+        self.parts = [
+            records[slice(i, i + 100)].batch(samples=1, generator=generator)
+            for i in range(0, len(records), 100)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the metrics in mm (likelihood in nats per dimension)."""
+        assert isinstance(model, Humr)
+        generator = torch.Generator().manual_seed(1)
+        device = model.flow.mean.device
+        scores, errors, likelihoods = [], [], []
+        for part in self.parts:
+            batch = part.to(device)
+            drawn = model.sample(batch, self.hypotheses, generator=generator)
+            score, error = energy_of(drawn, batch, self.body)
+            sixd = batch.rotations[..., :2, :].flatten(-2)[:, None]
+            likelihoods.append(-model.log_prob(batch, sixd)[:, 0] / model.flow.dim)
+            scores.append(score)
+            errors.append(error)
+        return {
+            "score": 1e3 * torch.cat(scores).mean().item(),
+            "mpjpe_mode": 1e3 * torch.cat(errors).mean().item(),
+            "nll": torch.cat(likelihoods).mean().item(),
+        }
+
+
+def build(about: dict[str, Any]) -> Humr:
+    """Build the network that a checkpoint's description asks for."""
+    if about.get("system") != "humr":
+        raise ValueError(f"expected a checkpoint of system 'humr'; got {about.get('system')!r}")
+    return Humr(from_dict(Model, about["run"]["model"]))
+
+
+def shipped() -> tuple[Humr, dict[str, Any]]:
+    """Load the checkpoint that comes with the repository."""
+    return training.load_model(SHIPPED, build)
+
+
+def evaluated(
+    model: Humr, name: str, records: Records, *, hypotheses: int, seed: int = 0
+) -> pd.DataFrame:
+    """Evaluate once; the rows are kept in `runs/evaluations` under a name that says of what."""
+    path = RUNS / "evaluations" / f"{name}-{len(records)}x{hypotheses}-{seed}.parquet"
+    if path.exists():
+        return pd.read_parquet(path)
+    rows = evaluate(model, load_body("small"), records, hypotheses=hypotheses, seed=seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    rows.to_parquet(part)
+    part.replace(path)
+    return rows
+
+
+def ship(run: Run, chosen: Profile) -> dict[str, float]:
+    """Evaluate a finished run on the test split and store it, halved, as the shipped model."""
+    model, about = training.load_model(run_directory(run) / "best", build)
+    test = world.load(run.world, "test")
+    rows = evaluate(model, load_body("small"), test, hypotheses=chosen.hypotheses)
+    result = summary(rows)
+    SHIPPED.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(SHIPPED.parent / "test_rows.parquet")
+    log = (run_directory(run) / "log.jsonl").read_text()
+    training.write_text(SHIPPED.parent / "training_log.jsonl", log)
+    trained_by = {key: about[key] for key in ("git", "torch", "device", "threads", "written")}
+    about |= {"profile": chosen.name, "trained": trained_by, "test": result,
+              "test_images": len(rows), "hypotheses": chosen.hypotheses}  # fmt: skip
+    training.save_model(SHIPPED, model.half(), about)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of `world`, `train` and `ship`."""
+    parser = argparse.ArgumentParser(prog="humr")
+    parser.add_argument("command", choices=("world", "train", "ship"))
+    parser.add_argument("profile", choices=list(PROFILES))
+    parser.add_argument("--workers", type=int, help="processes that make the world")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    options = parser.parse_args(arguments)
+    chosen = profile(options.profile)
+    if options.command == "world":
+        world.generate(chosen.run.world, workers=options.workers)
+    elif options.command == "train":
+        train(chosen.run, name=options.profile, device=options.device)
+    else:
+        ship(chosen.run, chosen)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""From one photograph to a posterior of 3D bodies: the whole chain in one call."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from humr import metrics
+from humr.bodies import Body, save_ply
+from humr.cameras import Crop, box_info, default_focal, project
+from humr.config import Supervision
+from humr.datasets import Batch
+from humr.detectors import Detection, Detector
+from humr.mesh import Humr, Hypotheses, People
+from humr.scenes import BOX_SCALE
+from humr.skeletons import ARTICULATED, COCO17
+
+RgbImage = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Hypotheses of the body in one photograph, and what they rest on."""
+
+    image: RgbImage
+    detection: Detection
+    batch: Batch  # of one
+    hypotheses: Hypotheses  # of one image
+
+    @property
+    def mode(self) -> People:
+        """The body of noise 0, without the batch axis."""
+        return self.hypotheses.mode[0]
+
+    @property
+    def samples(self) -> People:
+        """The random hypotheses (hypotheses, ...)."""
+        return self.hypotheses.samples[0]
+
+    @property
+    def focal(self) -> Float[Tensor, ""]:
+        """Focal length in pixels."""
+        return self.batch.focal[0]
+
+    @property
+    def centre(self) -> Float[Tensor, "2"]:
+        """Principal point in pixels."""
+        return self.batch.centre[0]
+
+    def keypoints(self, body: Body) -> Float[Tensor, "hypotheses 17 3"]:
+        """COCO keypoints of the samples in camera space (metres)."""
+        return self.samples.keypoints(body, "coco17")
+
+    def pixels(self, points: Float[Tensor, "hypotheses points 3"]) -> Tensor:
+        """Project points to pixels of the photograph."""
+        count = len(points)
+        return project(points, self.focal.expand(count), self.centre.expand(count, 2))
+
+    def spread(self, points: Float[Tensor, "hypotheses points 3"]) -> Float[Tensor, " points"]:
+        """Mean distance to the mean over hypotheses, after moving the pelvis to one place."""
+        return metrics.spread(points)
+
+    def most_uncertain(self, body: Body) -> int:
+        """COCO index of the elbow, wrist, knee or ankle with the largest spread."""
+        spread = self.spread(self.keypoints(body))
+        return max(ARTICULATED, key=lambda joint: float(spread[joint]))
+
+    def joint_table(self, body: Body) -> pd.DataFrame:
+        """One row per COCO joint: mean position, spread, confidence, what the detector saw."""
+        points = self.keypoints(body)
+        mean, distance = points.mean(0), (points - points.mean(0)).norm(dim=-1)
+        pixels = self.pixels(points).mean(0)
+        confidence = self.batch.keypoints[0, :, 2]
+        limits = Supervision()
+        table = {
+            "joint": COCO17.names,
+            **{f"{axis}_m": mean[:, i] for i, axis in enumerate("xyz")},
+            "spread_mm": 1e3 * distance.mean(0),
+            "radius90_mm": 1e3 * torch.quantile(distance, 0.9, dim=0),
+            "confidence": confidence,
+            "visible": confidence >= limits.invisible_below,
+            "x_image": pixels[:, 0],
+            "y_image": pixels[:, 1],
+            "x_detected": self.detection.keypoints_image[:, 0],
+            "y_detected": self.detection.keypoints_image[:, 1],
+        }
+        frame = pd.DataFrame({name: np.asarray(column) for name, column in table.items()})
+        digits = {"x_m": 4, "y_m": 4, "z_m": 4, "confidence": 3}
+        return (
+            frame.round(digits)
+            .round(dict.fromkeys(frame.columns[4:6], 1))
+            .round(dict.fromkeys(frame.columns[-4:], 1))
+        )
+
+    def write(self, out: Path, body: Body) -> None:
+        """Write joints.csv, hypotheses.npz (rotations, shape, translation, camera), mode.ply."""
+        out.mkdir(parents=True, exist_ok=True)
+        self.joint_table(body).to_csv(out / "joints.csv", index=False)
+        np.savez_compressed(
+            out / "hypotheses.npz",
+            mode_rotations=self.mode.rotations.numpy(),
+            rotations=self.samples.rotations.numpy(),
+            betas=self.mode.betas.numpy(),
+            translation=self.mode.translation.numpy(),
+            focal=self.focal.numpy(),
+            centre=self.centre.numpy(),
+            joints=self.samples.joints(body).numpy(),
+        )
+        save_ply(out / "mode.ply", self.mode.vertices(body), body.faces)
+
+
+def posterior_of(
+    image: RgbImage,
+    model: Humr,
+    detector: Detector,
+    *,
+    hypotheses: int,
+    generator: torch.Generator,
+    box: Any = None,  # noqa: ANN401 - four numbers or nothing; checked by the detector
+    focal: float | None = None,
+) -> Posterior:
+    """Detect a person and draw hypotheses of the 3D body.
+
+    Args:
+        image: RGB.
+        model: a trained network.
+        detector: the 2D detector.
+        hypotheses: number of random hypotheses beside the mode.
+        generator: of all noise.
+        box: x0, y0, x1, y1 in pixels around the person; without it the largest person is taken.
+        focal: focal length in pixels; without it the image diagonal (CLIFF).
+    """
+    if hypotheses < 2:
+        raise ValueError(f"hypotheses must be at least 2; got {hypotheses}")
+    if focal is not None and not focal > 0:
+        raise ValueError(f"focal must be a positive number of pixels; got {focal}")
+    detection = detector.detect(image, box)
+    batch = observation_batch(detection, image.shape[1], image.shape[0], focal, generator)
+    return Posterior(image, detection, batch, model.sample(batch, hypotheses, generator=generator))
+
+
+def observation_batch(
+    detection: Detection,
+    width: int,
+    height: int,
+    focal: float | None,
+    generator: torch.Generator,
+) -> Batch:
+    """Turn one detection into a batch of one, without labels."""
+    image_size = torch.tensor([[width, height]], dtype=torch.float32)
+    low, high = detection.box[None, :2].float(), detection.box[None, 2:].float()
+    centre, side = (low + high) / 2, BOX_SCALE * (high - low).amax(-1)
+    length = default_focal(image_size) if focal is None else torch.tensor([float(focal)])
+    crop = Crop.upright(centre, side)
+    found = detection.crop
+    window = Crop(found.centre[None].float(), found.side[None].float(), found.roll[None].float())
+    keypoints = crop.to_crop(detection.keypoints_image[None].float())
+    samples = detection.sample(25, generator=generator).float()
+    return Batch(
+        features=torch.cat([detection.features, detection.features_mid])[None].float(),
+        keypoints=torch.cat([keypoints, detection.confidence[None, :, None].float()], -1),
+        box_info=box_info(centre, side, length, image_size),
+        window_info=window.relative_to(crop),
+        box=torch.cat([centre, side[:, None]], -1),
+        focal=length,
+        image_size=image_size,
+        samples=crop.to_crop(samples.flatten(0, 1)[None]).unflatten(1, (25, 17)),
+        mask=detection.mask_in(Crop.upright(centre[0], side[0]), resolution=112)[None],
+        rotations=torch.eye(3).expand(1, 22, 3, 3),
+        betas=torch.zeros(1, 11),
+        translation=torch.zeros(1, 3),
+        has_pose=torch.zeros(1, dtype=torch.bool),
+        has_points=torch.zeros(1, dtype=torch.bool),
+    )

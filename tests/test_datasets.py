@@ -1,0 +1,66 @@
+from dataclasses import fields
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from humr.cameras import Crop
+from humr.datasets import Pool, Records, pack_mask, unpack_mask
+
+
+def as_tensors(records):
+    return {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
+
+
+def test_masks_survive_packing(generator):
+    mask = torch.rand(3, 112, 112, generator=generator) < 0.4
+    packed = pack_mask(mask)
+    assert packed.shape == (3, 112 * 112 // 8)
+    assert torch.equal(unpack_mask(packed), mask)
+
+
+def test_shard_round_trip(tmp_path, records):
+    save_file(as_tensors(records), tmp_path / "shard.safetensors")
+    again = Records.read(tmp_path / "shard.safetensors")
+    for name, tensor in as_tensors(records).items():
+        assert torch.equal(getattr(again, name), tensor)
+
+
+def test_corrupt_and_foreign_shards_are_refused(tmp_path, records):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"\x10" * 40)
+    with pytest.raises(ValueError, match=r"broken\.safetensors is not a readable shard"):
+        Records.read(path)
+    tensors = as_tensors(records)
+    save_file({**tensors, "depth": tensors.pop("focal")}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"missing \['focal'\], unknown \['depth'\]"):
+        Records.read(tmp_path / "other.safetensors")
+
+
+def test_samples_lie_in_their_cells(records, generator):
+    batch = records.batch(samples=64, generator=generator)
+    image = records.crop.to_image(batch.samples.flatten(1, 2))
+    window = records.detector_window.to_crop(image).unflatten(1, (64, 17))
+    column_row = ((window + 1) * 32).floor().long()
+    found = (column_row[..., 1] * 64 + column_row[..., 0]).sort(1).values
+    expected = records.cells.long().sort(1).values
+    assert (found == expected).float().mean() > 0.999  # float32 at cell borders
+
+
+def test_batch_is_in_crop_coordinates(records, generator):
+    batch = records.batch(samples=5, generator=generator)
+    assert batch.samples.shape == (16, 5, 17, 2)
+    back = Crop.upright(batch.box[:, :2], batch.box[:, 2]).to_image(batch.keypoints[..., :2])
+    torch.testing.assert_close(back, records.keypoints)
+    with pytest.raises(ValueError, match=r"samples must lie in 1\.\.64"):
+        records.batch(samples=65, generator=generator)
+
+
+def test_pool_knows_what_each_split_may_teach(records, generator):
+    pool = Pool.of({"labelled": records[:4], "points": records[4:8], "unlabelled": records[8:]})
+    assert pool.has_pose.tolist() == [True] * 4 + [False] * 12
+    assert pool.has_points.tolist() == [True] * 8 + [False] * 8
+    batch = pool.draw(16, samples=3, generator=generator)
+    assert int(batch.has_pose.sum()) == 4
+    with pytest.raises(ValueError, match="cannot train on"):
+        Pool.of({"test": records})
