@@ -26,7 +26,7 @@ from humr.skeletons import COCO17_FROM_BLAZEPOSE
 
 MARGIN = 1.25  # window = 1.25 boxes or body circles, as in the detector's own graph
 INPUT_PERSON, INPUT_POSE = 224, 256  # px
-GRID = HeatmapGrid(64, 64, offset=0.2)
+GRID = HeatmapGrid()
 # 90 % quantiles of the peaks of visible joints on renders, in COCO order.
 USUAL_PEAK = (
     0.95, 0.97, 0.97, 0.93, 0.93, 0.87, 0.87, 0.90, 0.90, 0.91, 0.91, 0.82, 0.82, 0.86, 0.86,

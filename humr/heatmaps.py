@@ -20,12 +20,13 @@ FLOOR = ((0.35, 0.4, 0.5, 0.55), (0.02, 0.075, 0.075, 0.02))
 class HeatmapGrid:
     r"""How cells lie in the crop: $u = 2\,(\mathrm{cell} + \mathrm{offset}) / \mathrm{size} - 1$.
 
-    `offset` is 0.5 if the middle of the first cell is half a cell inside the crop.
+    The defaults are those of our detector, whose cell i means pixel 4 i of its 256 (measured, see
+    `decisions.md`); `offset` is 0.5 where the middle of a cell is meant.
     """
 
     width: int = 64
     height: int = 64
-    offset: float = 0.5
+    offset: float = 0.0
 
     def to_crop(self, cells: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
         """Map cell coordinates (column, row) to crop coordinates in [-1, 1]."""
