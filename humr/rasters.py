@@ -315,6 +315,8 @@ def interpolate(
     flat = attributes.reshape(-1, channels)
     weights = raster.barycentrics.reshape(-1, 3).index_select(0, hit).to(flat.dtype)
     taken = flat.index_select(0, corners.reshape(-1)).view(-1, 3, channels)
-    values = (weights[:, :, None] * taken).sum(1)
+    values = weights[:, 0, None] * taken[:, 0]
+    for i in (1, 2):
+        values = values.addcmul(weights[:, i, None], taken[:, i])
     image = flat.new_zeros(batch * height * width, channels).index_copy(0, hit, values)
     return image.view(batch, height, width, channels)
