@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from humr import heatmaps
 from humr.cameras import Crop, box_info
+from humr.detectors import GRID
 from humr.rotations import rotvec_to_matrix
 
 SUPERVISION = {"labelled": (True, True), "points": (False, True), "unlabelled": (False, False)}
@@ -169,7 +169,7 @@ class Records:
         start = int(torch.randint(stored, (), generator=generator))
         chosen = torch.arange(start, start + count, device=self.cells.device) % stored
         cells = self.cells[:, chosen].long()
-        inside_window = heatmaps.HeatmapGrid().cells_to_crop(cells, generator=generator)
+        inside_window = GRID.cells_to_crop(cells, generator=generator)
         points = self.detector_window.to_image(inside_window.flatten(1, 2))
         return self.crop.to_crop(points).unflatten(1, (count, 17))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from humr import metrics, photos, rendering
 from humr.bodies import Body
 from humr.cameras import Crop
+from humr.detectors import GRID
 from humr.mesh import People
 from humr.posterior import Posterior
 from humr.skeletons import COCO17, Skeleton
@@ -138,14 +139,24 @@ def heatmap_beside_projections(
     size = window.image.shape[0]
     grid = (torch.arange(size) + 0.5) / size * 2 - 1
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).flatten(0, 1)
-    inside = detection.crop.to_crop(window.crop.to_image(points)).reshape(1, size, size, 2)
-    values = torch.nn.functional.grid_sample(
-        detection.heatmaps[joint][None, None].to(inside), inside, align_corners=False
-    )[0, 0].numpy()
+    cells = GRID.from_crop(detection.crop.to_crop(window.crop.to_image(points)))
+    where = ((cells + 0.5) / 32 - 1).reshape(1, size, size, 2)
+    heatmap = detection.heatmaps[joint][None, None].to(where)
+    values = torch.nn.functional.grid_sample(heatmap, where, align_corners=False)[0, 0].numpy()
     left.imshow(values, cmap="inferno", alpha=np.clip(values / values.max(), 0, 1) ** 0.5)
-    picture(right, window.image // 2, f"{name}: 100 hypotheses")
-    projected = posterior.pixels(posterior.keypoints(body)[:100])[:, joint]
-    x, y = window.pixels(projected).numpy().T
-    right.scatter(x, y, s=7, color="cyan", edgecolors="black", linewidths=0.3)
-    for ax in (left, right):
-        ax.set(xlim=(0, size), ylim=(size, 0))
+    projections(right, posterior, body, window, joint)
+    left.set(xlim=(0, size), ylim=(size, 0))
+
+
+def projections(
+    ax: Axes, posterior: Posterior, body: Body, window: Window, joint: int, *, limit: int = 100
+) -> Axes:
+    """Mark where the first hypotheses project one joint."""
+    name = COCO17.names[joint].replace("_", " ")
+    points = posterior.pixels(posterior.keypoints(body)[:limit])
+    picture(ax, window.image // 2, f"{name}: {len(points)} hypotheses")
+    x, y = window.pixels(points[:, joint]).numpy().T
+    ax.scatter(x, y, s=7, color="cyan", edgecolors="black", linewidths=0.3)
+    size = window.image.shape[0]
+    ax.set(xlim=(0, size), ylim=(size, 0))
+    return ax
