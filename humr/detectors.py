@@ -65,7 +65,7 @@ class Detection:
         features_mid: Middle layer, mean over positions.
         flag: Probability that there is a person in the window.
         world_landmarks: The detector's own guess in metres about the hips (x right, y down).
-        people: Everybody found, largest first; empty if nobody was looked for or found.
+        people: Everybody found in the image (if a box is given: around it), largest first.
     """
 
     crop: Crop
@@ -143,27 +143,30 @@ class Detector:
     def detect(self, image: RgbImage, box: Any = None) -> Detection:  # noqa: ANN401
         """Detect one person: the one in the box, else the largest that is found.
 
+        Without a box the mask of a first look gives one; from there on the two ways are the same.
         Two windows compete by `Detection.score`: upright around the box, and aligned with the
         body. Either alone fails often: the first on turned, the second on hidden people.
         """
         check_image(image)
         if box is None:
-            people = self.find_people(image)
-            if not people:
-                raise PersonNotFoundError(
-                    "found no person in the image; people who are small or far from upright are "
-                    "missed: give box=(x0, y0, x1, y1) in pixels"
-                )
-            upright, chosen = square(people[0].box, margin=MARGIN), people[:1]
-        else:
-            box = check_box(box, image)
-            upright = square(box, margin=MARGIN)
-            people = self.find_people(image, window=square(box, margin=1.5))
-            chosen = [p for p in people if _inside(p.window.centre, box)][:1]
-        windows = [upright, *(person.window for person in chosen)]
+            return self._detect_largest(image)
+        box = check_box(box, image)
+        people = self.find_people(image, window=square(box, margin=1.5))
+        aligned = [person.window for person in people if _inside(person.window.centre, box)]
+        windows = [square(box, margin=MARGIN), *aligned[:1]]
         best = max((self.look(image, window) for window in windows), key=lambda d: d.score)
-        kept = box or bounds(best, image) or people[0].box
-        return replace(best, box=torch.tensor(kept), people=tuple(people))
+        return replace(best, box=torch.tensor(box), people=tuple(people))
+
+    def _detect_largest(self, image: RgbImage) -> Detection:
+        people = self.find_people(image)
+        if not people:
+            raise PersonNotFoundError(
+                "found no person in the image; people who are small or far from upright are "
+                "missed: give box=(x0, y0, x1, y1) in pixels"
+            )
+        first = self.look(image, people[0].window)
+        found = self.detect(image, bounds(first, image) or people[0].box)
+        return replace(found, people=tuple(people))
 
     def look(self, image: RgbImage, window: Crop) -> Detection:
         """Run the pose network on one window, whatever it shows."""

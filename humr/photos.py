@@ -55,10 +55,12 @@ def check_image(image: Any) -> RgbImage:  # noqa: ANN401
 
 def check_box(box: Any, image: RgbImage) -> Box:  # noqa: ANN401
     """Return the box (x0, y0, x1, y1) as floats if it is a usable part of the image."""
-    values = np.asarray(box, dtype=float).reshape(-1)
-    if values.shape != (4,) or not np.isfinite(values).all():
-        raise ValueError(f"box must be four finite numbers x0, y0, x1, y1 in pixels; got {box}")
-    x0, y0, x1, y1 = values.tolist()
+    try:
+        x0, y0, x1, y1 = (float(value) for value in box)
+    except (TypeError, ValueError):
+        x0 = y0 = x1 = y1 = float("nan")
+    if not np.isfinite([x0, y0, x1, y1]).all():
+        raise ValueError(f"box must be four finite numbers x0, y0, x1, y1 in pixels; got {box!r}")
     height, width = image.shape[:2]
     if x1 <= x0 or y1 <= y0 or max(x1 - x0, y1 - y0) < SMALLEST_BOX:
         raise ValueError(
