@@ -49,7 +49,7 @@ def reproduce(python: str, options: argparse.Namespace) -> int:
     if status:
         say("\nNot everything was made, see above. The same command goes on from here.")
     else:
-        say(f"\nDone. Executed notebooks: {folder}; the first: {folder / '00_your_photo.ipynb'}")
+        say(f"\nDone. Executed notebooks: {folder}; other results beside them in {folder.parent}")
     return status
 
 

@@ -95,10 +95,12 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool
             partial,
             parameters,
             kernel_name="python3",
+            language="python",
             cwd=NOTEBOOKS,
             progress_bar=cast("bool", bar and {"desc": source.stem}),  # takes a dict as well
             stderr_file=sys.stderr if bar else None,
             coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR"],  # ipykernel warns that it uses TCP
         )
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
@@ -225,14 +227,18 @@ def photo(image: Path, out: Path, box: list[float], hypotheses: int) -> list[str
     """Run notebook 00 on a photograph; ``out`` receives the results only if all went well."""
     if not image.is_file():
         raise NotebookError(f"no such image: {image}")
-    out.mkdir(parents=True, exist_ok=True)
     (RUNS / "photo").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RUNS / "photo") as folder:
-        parameters = {"image": str(image), "out": folder, "box": box, "hypotheses": hypotheses}
-        execute(find("00"), Path(folder) / "notebook.ipynb", parameters)
-        names = sorted(path.name for path in Path(folder).iterdir())
+    with tempfile.TemporaryDirectory(dir=RUNS / "photo") as scratch:
+        folder, executed = Path(scratch) / "out", RUNS / "photo" / f"{image.stem}.ipynb"
+        folder.mkdir()
+        os.environ["HUMR_FIGURES"] = str(Path(scratch) / "figures")
+        parameters = {"image": str(image), "out": str(folder), "box": box}
+        execute(find("00"), executed, parameters | {"hypotheses": hypotheses})
+        shutil.move(executed, folder / "notebook.ipynb")
+        out.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in folder.iterdir())
         for name in names:
-            shutil.move(Path(folder) / name, out / name)
+            shutil.move(folder / name, out / name)
     return names
 
 

@@ -1,0 +1,169 @@
+"""The shape of the house: who may import whom, sizes, and habits that no linter knows."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from humr import execution
+from humr.paths import NOTEBOOKS, ROOT
+
+PACKAGE = sorted((ROOT / "humr").glob("*.py"))
+NAMES = {path.stem for path in PACKAGE}
+
+# From the ground up: a module may import from its own layer and from the layers below.
+LAYERS = (
+    {"__init__", "paths", "config", "rotations", "skeletons", "cameras", "heatmaps", "rasters"},
+    {"assets", "environment", "execution", "flows", "losses", "metrics", "calibration"},
+    {"bodies", "rendering", "viewer", "photos", "poses", "appearance", "detectors"},
+    {"scenes", "datasets", "encoders", "world", "training"},
+    {"mesh", "lifting", "official"},
+    {"posterior", "evaluation", "experiments", "figures", "diagrams", "notebooks"},
+    {"__main__"},
+)
+# Stricter than the layers: nothing else of humr.
+ONLY = {
+    "__init__": set(),
+    "losses": {"rotations", "cameras", "heatmaps"},
+    "metrics": {"losses", "rotations", "cameras", "heatmaps"},
+    "flows": set(),
+    "rotations": set(),
+    "training": {"config", "paths", "losses", "datasets"},
+    "__main__": {"assets", "environment", "execution", "paths"},
+    "assets": {"paths"},
+    "environment": {"paths"},
+    "execution": {"environment", "paths"},
+}
+# Packages that one module keeps to itself; True: only inside functions, not at import.
+OWNERS = {
+    "FrEIA": ("flows", False),
+    "smplx": ("bodies", True),
+    "ai_edge_litert": ("detectors", True),
+    "lightning_fabric": ("training", False),
+    "papermill": ("execution", True),
+}
+BEFORE_INSTALLATION = {"__main__", "assets", "environment", "execution", "paths", "__init__"}
+HABITS = {
+    r"\.cuda\(": "use .to(device)",
+    r"device=[\"']cuda": "take the device from a tensor or from the run",
+    r"sys\.path": "install the package",
+    r"os\.chdir|chdir\(": "pass paths",
+    r"get_ipython|^\s*[%!]\w": "no magics: notebooks run anywhere",
+    r"except\s*:": "name the exception",
+    r"import \*": "name what is imported",
+    r"[\"']/(home|root|Users|tmp|usr|opt|work|mnt)/": "no absolute paths; use humr.paths",
+    r"https?://[\w.]*(pypi|pythonhosted|download\.pytorch)": "no package index in the repository",
+}
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def foreign(nodes):
+    """Top-level names of the packages that import statements among these nodes name."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def at_import(node):
+    """The nodes that run when a module is imported: everything outside functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield child
+            yield from at_import(child)
+
+
+def imported(path):
+    return execution.imported(path.read_text(encoding="utf-8"))
+
+
+def functions(path):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_imports_follow_the_layers(path):
+    place = [index for index, layer in enumerate(LAYERS) if path.stem in layer]
+    assert len(place) == 1, f"give {path.stem} its place in LAYERS"
+    below = set().union(*LAYERS[: place[0] + 1])
+    assert imported(path) <= below
+    assert imported(path) <= ONLY.get(path.stem, NAMES)
+
+
+def test_there_are_no_import_cycles():
+    todo = {path.stem: imported(path) for path in PACKAGE}
+    while todo:
+        free = {name for name, needs in todo.items() if not needs & set(todo)}
+        assert free, f"a cycle among {sorted(todo)}"
+        todo = {name: needs for name, needs in todo.items() if name not in free}
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_packages_stay_with_their_owners(path):
+    everywhere = foreign(ast.walk(tree(path)))
+    for package, (owner, lazy) in OWNERS.items():
+        assert path.stem == owner or package not in everywhere, f"only {owner} imports {package}"
+        if lazy:
+            assert package not in foreign(at_import(tree(path))), f"import {package} in a function"
+
+
+@pytest.mark.parametrize("name", sorted(BEFORE_INSTALLATION))
+def test_the_front_door_needs_the_standard_library_only(name):
+    names = foreign(at_import(tree(ROOT / "humr" / f"{name}.py")))
+    assert names <= sys.stdlib_module_names | {"humr"}
+
+
+def test_the_package_imports_nothing_by_itself():
+    assert not foreign(ast.walk(tree(ROOT / "humr" / "__init__.py")))
+    code = "import sys, humr; print(sorted(m for m in sys.modules if m.startswith('humr')))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "['humr']"
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_modules_and_functions_are_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+    long = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions(path)}
+    assert {name: lines for name, lines in long.items() if lines > 60} == {}
+
+
+def lines_of(path):
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8").splitlines()
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [line for cell in cells for line in "".join(cell["source"]).splitlines()]
+
+
+SOURCES = [*PACKAGE, *sorted((ROOT / "scripts").glob("*.py")), *sorted(NOTEBOOKS.glob("*.ipynb"))]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_habits(path):
+    for pattern, advice in HABITS.items():
+        found = [line for line in lines_of(path) if re.search(pattern, line)]
+        assert not found, f"{advice}: {found[0].strip()}"
+
+
+@pytest.mark.parametrize(
+    ("line", "pattern"),
+    [
+        ("model.cuda()", r"\.cuda\("),
+        ("torch.zeros(3, device='cuda')", r"device=[\"']cuda"),
+        ("%pip install x", r"get_ipython|^\s*[%!]\w"),
+        ('open("/tmp/x")', r"[\"']/(home|root|Users|tmp|usr|opt|work|mnt)/"),
+        ("    except:", r"except\s*:"),
+    ],
+)
+def test_the_habit_patterns_find_what_they_should(line, pattern):
+    assert pattern in HABITS
+    assert re.search(pattern, line)
