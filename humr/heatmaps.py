@@ -78,7 +78,7 @@ def calibrate(
     """
     peak = heatmaps.amax((-2, -1), keepdim=True)
     floor = _interpolate(peak, *FLOOR)
-    powered = normalise(heatmaps.clamp_max(1) ** _interpolate(peak, *SHARPENING))
+    powered = normalise(normalise(heatmaps) ** _interpolate(peak, *SHARPENING))
     return (1 - floor) * powered + floor / (heatmaps.shape[-1] * heatmaps.shape[-2])
 
 
@@ -250,7 +250,8 @@ def fit_gaussian(
     solved = [_levenberg_marquardt(s, v, cells, iterations=iterations) for s, v in pieces]
     parameters, cost, converged = (torch.cat(part) for part in zip(*solved, strict=True))
     fit = _describe(parameters, cost / len(cells), converged)
-    return GaussianFit(**{k: v.unflatten(0, heatmaps.shape[:-2]) for k, v in fit.items()})
+    batch = heatmaps.shape[:-2]
+    return GaussianFit(**{k: v.reshape(batch + v.shape[1:]) for k, v in fit.items()})
 
 
 def _model(

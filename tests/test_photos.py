@@ -135,7 +135,7 @@ def test_cut_of_a_ramp_is_the_coordinate_map(side, roll):
     inside = ((expected > 12) & (expected < 588)).all(-1)
     error = got[inside] - expected[inside]
     assert np.abs(error).max() < 2.5  # pixels; one grey level is 2.4
-    assert np.abs(error.mean(0)).max() < 0.1  # half a pixel of the image or the window would show
+    assert np.abs(error.mean(0)).max() < 0.2  # half a pixel of the image or the window would show
     assert inside.sum() > 500
 
 
