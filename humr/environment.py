@@ -159,7 +159,7 @@ def create() -> None:
 
 def install(title: str, arguments: list[str]) -> None:
     """Run one pip installation under the constraints, showing what it is doing."""
-    command = [str(venv_python()), "-m", "pip", "install", "--no-compile", "--retries", "2"]
+    command = [str(venv_python()), "-m", "pip", "install", "--retries", "2"]
     command += ["--disable-pip-version-check", "--no-input", "-c", str(CONSTRAINTS), *arguments]
     start = time.monotonic()
     with LOG.open("a") as log:
