@@ -1,0 +1,481 @@
+"""Body models: vertices, joints and key points of a skinned body from 22 rotations and betas.
+
+Reads the open body of this repository (`data/open_body_*.npz`) and SMPL-X files through the same
+call. Only the 22 body joints move; jaw, eyes and fingers stay at the identity, so their skinning
+weights fold onto the nearest body joint above them and their pose correctives vanish.
+
+Axes of the body: x to its left, y up, z to the front; metres. The pelvis is not the origin, and
+the first rotation turns the body about the pelvis. No translation is added here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from humr.paths import DATA
+from humr.skeletons import BODY22, COCO17, SMPLX55
+
+if TYPE_CHECKING:
+    from smplx import SMPLXLayer
+
+OPEN_BODIES = ("small", "full")
+BETAS = 11
+# Columns of a file that holds 300 shape and 100 expression directions; shorter files have 10 + 10.
+_LONG_FILE, _SHORT_FILE_BETAS = 400, 10
+# Vertices of nose, eyes and ears in the SMPL-X mesh (the numbers that `smplx` has built in).
+_SMPLX_VERTICES = 10475
+_SMPLX_FACE = {
+    "nose": 9120, "right_eye": 9929, "left_eye": 9448, "right_ear": 616, "left_ear": 6,
+}  # fmt: skip
+
+
+def _body_ancestors() -> tuple[int, ...]:
+    """For each of the 55 joints, the nearest of the 22 body joints at or above it."""
+    found: list[int] = []
+    for joint, parent in enumerate(SMPLX55.parents):
+        found.append(joint if joint < len(BODY22) else found[parent])
+    return tuple(found)
+
+
+def _levels(parents: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Joints grouped by their distance from the root."""
+    depth: list[int] = []
+    for parent in parents:
+        depth.append(0 if parent < 0 else depth[parent] + 1)
+    return tuple(
+        tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth) + 1)
+    )
+
+
+ANCESTORS = _body_ancestors()
+LEVELS = _levels(BODY22.parents)
+if [j for level in LEVELS for j in level] != list(range(len(BODY22))):
+    raise AssertionError("joints must be numbered level by level")
+
+
+def forward_kinematics(
+    rotations: Float[Tensor, "*#batch 22 3 3"], rest_joints: Float[Tensor, "*#batch 22 3"]
+) -> tuple[Float[Tensor, "*batch 22 3 3"], Float[Tensor, "*batch 22 3"]]:
+    """Turn local rotations into world rotations and joint positions, one tree level at a time.
+
+    R_j = R_parent L_j and p_j = p_parent + R_parent (J_j - J_parent); the root stays at J_0.
+    """
+    batch = torch.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
+    turned = [rotations[..., :1, :, :].expand(*batch, 1, 3, 3)]
+    placed = [rest_joints[..., :1, :].expand(*batch, 1, 3)]
+    for above, level in pairwise(LEVELS):
+        parents = [BODY22.parents[j] for j in level]
+        here, there = slice(level[0], level[-1] + 1), [above.index(p) for p in parents]
+        parent_turned, parent_placed = turned[-1][..., there, :, :], placed[-1][..., there, :]
+        offsets = rest_joints[..., here, :] - rest_joints[..., parents, :]
+        turned.append(parent_turned @ rotations[..., here, :, :])
+        placed.append(parent_placed + (parent_turned @ offsets[..., None])[..., 0])
+    return torch.cat(turned, dim=-3), torch.cat(placed, dim=-2)
+
+
+class FoldedRegressor(nn.Module):
+    """A vertex regressor folded with the skinning, so that no vertex is ever computed.
+
+    For output o and joint k with w_ok = sum_v R_ov W_vk != 0 it holds
+    m_ok(b, f) = sum_v R_ov W_vk (t_v + S_v b + P_v f); then
+
+        x_o = sum_k A_k m_ok + w_ok a_k,
+
+    where skinning moves vertex v to sum_k W_vk (A_k v + a_k). Equal to R @ vertices exactly.
+    The pairs (o, k) are stored as a list, about three per output.
+    """
+
+    joints: Tensor  # (pairs,) the joint k of each pair
+    outputs: Tensor  # (outputs, pairs) one where the pair belongs to the output
+    template: Tensor  # (pairs, 3)
+    directions: Tensor  # (pairs, 3, betas)
+    correctives: Tensor | None  # (pairs, 3, 189)
+    mass: Tensor  # (pairs,) w_ok
+
+    def __init__(
+        self,
+        output: Int[Tensor, " pairs"],
+        joints: Int[Tensor, " pairs"],
+        template: Float[Tensor, "pairs 3"],
+        directions: Float[Tensor, "pairs 3 betas"],
+        correctives: Float[Tensor, "pairs 3 features"] | None,
+        mass: Float[Tensor, " pairs"],
+    ) -> None:
+        super().__init__()
+        outputs = nn.functional.one_hot(output).to(template.dtype).T.contiguous()
+        self.register_buffer("joints", joints, persistent=False)
+        self.register_buffer("outputs", outputs, persistent=False)
+        self.register_buffer("template", template, persistent=False)
+        self.register_buffer("directions", directions, persistent=False)
+        self.register_buffer("correctives", correctives, persistent=False)
+        self.register_buffer("mass", mass, persistent=False)
+
+    def forward(
+        self,
+        linear: Float[Tensor, "*batch 22 3 3"],
+        shift: Float[Tensor, "*batch 22 3"],
+        betas: Float[Tensor, "*#batch betas"],
+        features: Float[Tensor, "*#batch features"] | None,
+    ) -> Float[Tensor, "*batch outputs 3"]:
+        """Apply to the skinning transforms x -> linear x + shift of the 22 joints."""
+        points = _blend(self.template, self.directions, betas)
+        if features is not None and self.correctives is not None:
+            points = points + _combine(self.correctives, features)
+        moved = (linear[..., self.joints, :, :] @ points[..., None])[..., 0]
+        moved = moved + self.mass[:, None] * shift[..., self.joints, :]
+        return self.outputs @ moved
+
+
+def _combine(
+    directions: Float[Tensor, "points 3 columns"], values: Float[Tensor, "*batch columns"]
+) -> Float[Tensor, "*batch points 3"]:
+    flat = values @ directions.flatten(0, 1).T
+    return flat.unflatten(-1, directions.shape[:2])
+
+
+def _blend(
+    template: Float[Tensor, "points 3"],
+    directions: Float[Tensor, "points 3 betas"],
+    betas: Float[Tensor, "*batch betas"],
+) -> Float[Tensor, "*batch points 3"]:
+    return template + _combine(directions, betas)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The arrays of a body file that are used, as float64 tensors."""
+
+    faces: Tensor  # (faces, 3) int64
+    template: Tensor  # (V, 3)
+    shape_directions: Tensor  # (V, 3, betas)
+    pose_directions: Tensor | None  # (V, 3, 189); None when the file has no correctives
+    weights: Tensor  # (V, 22), folded
+    joint_regressor: Tensor  # (55, V)
+    regressors: dict[str, Tensor]  # (K, V)
+    part: Tensor  # (V,) int64: the joint of the 55 that moves the vertex most
+
+
+class Body(nn.Module):
+    """A skinned body with linear shape space; the tensors follow `.to(device, dtype)`."""
+
+    name: str
+    parents: tuple[int, ...]
+    faces: Tensor
+    template: Tensor
+    shape_directions: Tensor
+    pose_directions: Tensor | None
+    weights: Tensor
+    joint_template: Tensor
+    joint_directions: Tensor
+    part: Tensor
+
+    def __init__(self, name: str, parts: _Parts) -> None:
+        super().__init__()
+        self.name, self.parents = name, SMPLX55.parents
+        regressor = parts.joint_regressor
+        for key in ("faces", "template", "shape_directions", "pose_directions", "weights", "part"):
+            self.register_buffer(key, getattr(parts, key), persistent=False)
+        directions = torch.einsum("jv,vck->jck", regressor, parts.shape_directions)
+        self.register_buffer("joint_template", regressor @ parts.template, persistent=False)
+        self.register_buffer("joint_directions", directions, persistent=False)
+        self.register_buffer("ancestors", torch.tensor(ANCESTORS), persistent=False)
+        self._regressors = {n: r.float() for n, r in parts.regressors.items()}
+        self._folded = nn.ModuleDict({n: _fold(parts, r) for n, r in parts.regressors.items()})
+        if not self._folded and len(parts.template) == _SMPLX_VERTICES:
+            coco = _coco_of_smplx(parts, self.joint_template, directions)
+            self._folded["coco17"] = coco
+
+    @property
+    def betas(self) -> int:
+        """Number of shape coefficients."""
+        return self.shape_directions.shape[-1]
+
+    @property
+    def skeletons(self) -> tuple[str, ...]:
+        """Names of the key-point sets that `keypoints` knows."""
+        return tuple(self._folded)
+
+    def regressor(self, skeleton_name: str) -> Float[Tensor, "outputs vertices"]:
+        """Return the matrix that takes vertices to key points."""
+        if skeleton_name not in self._regressors:
+            raise ValueError(
+                f"body {self.name} has no regressor for {skeleton_name!r}; it has "
+                f"{', '.join(self._regressors) or 'none, as every original SMPL-X file'}"
+            )
+        return self._regressors[skeleton_name].to(self.template)
+
+    def rest_vertices(
+        self, betas: Float[Tensor, "*batch betas"]
+    ) -> Float[Tensor, "*batch vertices 3"]:
+        """Return the vertices of shaped bodies in the T-pose: template + directions b."""
+        self._check_betas(betas)
+        return _blend(self.template, self.shape_directions, betas)
+
+    def rest_joints(self, betas: Float[Tensor, "*batch betas"]) -> Float[Tensor, "*batch 55 3"]:
+        """Return the joints of shaped bodies in the T-pose; linear in the betas."""
+        self._check_betas(betas)
+        return _blend(self.joint_template, self.joint_directions, betas)
+
+    def joints(
+        self,
+        rotations: Float[Tensor, "*#batch 22 3 3"],
+        betas: Float[Tensor, "*#batch betas"],
+    ) -> Float[Tensor, "*batch 55 3"]:
+        """Return the posed joints of the SMPL-X tree, without any vertices.
+
+        A joint beyond the 22 moves rigidly with its nearest body joint. Batch axes broadcast: one
+        shape `(batch, 1, 11)` for many poses `(batch, hypotheses, 22, 3, 3)` costs little.
+        """
+        rest = self.rest_joints(betas)
+        turned, placed = forward_kinematics(rotations, rest[..., : len(BODY22), :])
+        offsets = (rest - rest[..., self.ancestors, :])[..., len(BODY22) :, :]
+        above = self.ancestors[len(BODY22) :]
+        moved = (turned[..., above, :, :] @ offsets[..., None])[..., 0]
+        return torch.cat([placed, placed[..., above, :] + moved], dim=-2)
+
+    def vertices(
+        self,
+        rotations: Float[Tensor, "*#batch 22 3 3"],
+        betas: Float[Tensor, "*#batch betas"],
+    ) -> Float[Tensor, "*batch vertices 3"]:
+        """Return the skinned vertices: v -> sum_k W_vk (A_k v + a_k)."""
+        rest = self.rest_vertices(betas)
+        if self.pose_directions is not None:
+            rest = rest + _combine(self.pose_directions, pose_features(rotations))
+        linear, shift = self._skinning_transforms(rotations, betas)
+        transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(-2)
+        blended = (self.weights @ transforms).unflatten(-1, (3, 4))
+        return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
+
+    def keypoints(
+        self,
+        rotations: Float[Tensor, "*#batch 22 3 3"],
+        betas: Float[Tensor, "*#batch betas"],
+        skeleton_name: str,
+    ) -> Float[Tensor, "*batch outputs 3"]:
+        """Return the key points of one set, equal to `regressor @ vertices` but without vertices."""
+        if skeleton_name not in self._folded:
+            raise ValueError(
+                f"body {self.name} has no key points {skeleton_name!r}; it has "
+                f"{', '.join(self.skeletons) or 'none'}. Original SMPL-X files hold no such "
+                "regressors: use the open body, or joints()"
+            )
+        self._check_betas(betas)
+        linear, shift = self._skinning_transforms(rotations, betas)
+        features = None if self.pose_directions is None else pose_features(rotations)
+        return self._folded[skeleton_name](linear, shift, betas, features)
+
+    def _skinning_transforms(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        rest = _blend(
+            self.joint_template[: len(BODY22)], self.joint_directions[: len(BODY22)], betas
+        )
+        turned, placed = forward_kinematics(rotations, rest)
+        return turned, placed - (turned @ rest[..., None])[..., 0]
+
+    def _check_betas(self, betas: Tensor) -> None:
+        if betas.shape[-1] != self.betas:
+            raise ValueError(
+                f"betas of body {self.name} must have {self.betas} columns; got "
+                f"{betas.shape[-1]}. Betas belong to one body model and cannot be exchanged"
+            )
+
+
+def pose_features(rotations: Float[Tensor, "*batch 22 3 3"]) -> Float[Tensor, "*batch 189"]:
+    """Return R - I of the 21 joints below the root, row by row: what pose correctives multiply."""
+    eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+    return (rotations[..., 1:, :, :] - eye).flatten(-3)
+
+
+def _fold(parts: _Parts, regressor: Float[Tensor, "outputs vertices"]) -> FoldedRegressor:
+    """Sum a regressor times the skinning weights over the vertices (see `FoldedRegressor`)."""
+    support = regressor.abs().sum(0).nonzero()[:, 0]
+    coupling = torch.einsum("ov,vk->okv", regressor[:, support], parts.weights[support])
+    output, joints = coupling.abs().sum(-1).nonzero(as_tuple=True)
+    pairs = coupling[output, joints]
+
+    def gathered(field: Tensor) -> Tensor:
+        return torch.tensordot(pairs, field[support], dims=1)
+
+    correctives = None if parts.pose_directions is None else gathered(parts.pose_directions)
+    template, directions = gathered(parts.template), gathered(parts.shape_directions)
+    return FoldedRegressor(output, joints, template, directions, correctives, pairs.sum(-1))
+
+
+def _coco_of_smplx(parts: _Parts, joints: Tensor, directions: Tensor) -> FoldedRegressor:
+    """COCO key points of an original SMPL-X file: face vertices, and limbs from the joints."""
+    limbs = [name for name in COCO17.names if name not in _SMPLX_FACE]
+    limb_joints = torch.tensor(SMPLX55.indices(limbs))
+    rows = parts.template.new_zeros(len(_SMPLX_FACE), len(parts.template))
+    rows[torch.arange(len(rows)), torch.tensor(list(_SMPLX_FACE.values()))] = 1.0
+    face = _fold(parts, rows)
+    place = torch.tensor([COCO17.index(name) for name in _SMPLX_FACE])
+    output = torch.cat([place[face.outputs.argmax(0)], torch.tensor(COCO17.indices(limbs))])
+    correctives = face.correctives
+    if correctives is not None:
+        still = correctives.new_zeros(len(limbs), *correctives.shape[1:])
+        correctives = torch.cat([correctives, still])
+    return FoldedRegressor(
+        output,
+        torch.cat([face.joints, limb_joints]),
+        torch.cat([face.template, joints[limb_joints]]),
+        torch.cat([face.directions, directions[limb_joints]]),
+        correctives,
+        torch.cat([face.mass, face.mass.new_ones(len(limbs))]),
+    )
+
+
+def load_body(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> Body:
+    """Load "small" or "full" (the open body) or any file in the layout of `SMPLX_NEUTRAL.npz`."""
+    path = body_path(name_or_path)
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            parts = _read(path, data)
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001  (zip, zlib and OS errors of a damaged file)
+        raise ValueError(
+            f"{path} cannot be read as an .npz body file ({error}). Usual cause: a broken or "
+            "partial download, or a file in another format"
+        ) from error
+    return Body(path.stem, parts).to(dtype)
+
+
+def body_path(name_or_path: str | Path) -> Path:
+    """Return the file of a body by its short name or path."""
+    path = Path(name_or_path)
+    if str(name_or_path) in OPEN_BODIES:
+        path = DATA / f"open_body_{name_or_path}.npz"
+    if path.suffix == ".pkl":
+        raise ValueError(
+            f"{path}: pickled body files run code when read and are refused; use the .npz of the "
+            "same model (every SMPL-X download has both)"
+        )
+    if not path.is_file():
+        raise ValueError(
+            f"no body file {path}; expected {' or '.join(map(repr, OPEN_BODIES))} or the path of "
+            "an SMPL-X .npz file. Usual cause: a licensed file that was not downloaded yet"
+        )
+    return path
+
+
+def _read(path: Path, data: np.lib.npyio.NpzFile) -> _Parts:
+    """Check a body file and take from it what is used."""
+    keys = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
+    missing = [key for key in keys if key not in data.files]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}; expected an SMPL-X body with "
+            f"{', '.join(keys)}; got {', '.join(data.files[:12]) or 'nothing'}. "
+            "Usual cause: a pose or parameter file instead of a model file"
+        )
+    template = data["v_template"]
+    count = len(template)
+    _expect(path, "v_template", template.shape, (count, 3))
+    weights, regressor = data["weights"], data["J_regressor"]
+    _expect(path, "weights", weights.shape, (count, len(SMPLX55)))
+    _expect(path, "J_regressor", regressor.shape, (len(SMPLX55), count))
+    _check_tree(path, data["kintree_table"])
+    faces, shapes = data["f"], data["shapedirs"]
+    _expect(path, "f", faces.shape, (len(faces), 3))
+    if faces.max() >= count:
+        raise ValueError(f"{path}: faces name vertex {faces.max()}, but there are only {count}")
+    _expect(path, "shapedirs", shapes.shape, (count, 3, shapes.shape[-1]))
+    betas = BETAS if shapes.shape[-1] >= _LONG_FILE else _SHORT_FILE_BETAS
+    if shapes.shape[-1] < betas:
+        raise ValueError(f"{path}: shapedirs has {shapes.shape[-1]} columns; expected >= {betas}")
+    names = [k.removeprefix("regressor_") for k in data.files if k.startswith("regressor_")]
+    for name in names:
+        shape = (len(data[f"names_{name}"]), count)
+        _expect(path, f"regressor_{name}", data[f"regressor_{name}"].shape, shape)
+    return _Parts(
+        faces=torch.from_numpy(faces.astype(np.int64)),
+        template=_real(path, "v_template", template),
+        shape_directions=_real(path, "shapedirs", shapes[..., :betas]),
+        pose_directions=_pose_directions(path, data, count),
+        weights=_folded_weights(_real(path, "weights", weights)),
+        joint_regressor=_real(path, "J_regressor", regressor),
+        regressors={
+            name: _real(path, f"regressor_{name}", data[f"regressor_{name}"]) for name in names
+        },
+        part=torch.from_numpy(weights.argmax(1)),
+    )
+
+
+def _pose_directions(path: Path, data: np.lib.npyio.NpzFile, count: int) -> Tensor | None:
+    """Return the correctives of the 21 body joints, None when all are zero."""
+    if "format" in data.files and str(data["format"]) == "humr open body":
+        return None  # all zero by construction; reading them would take longer than the rest
+    directions = data["posedirs"]
+    _expect(path, "posedirs", directions.shape, (count, 3, 9 * (len(SMPLX55) - 1)))
+    body = directions[..., : 9 * (len(BODY22) - 1)]
+    return _real(path, "posedirs", body) if body.any() else None
+
+
+def _folded_weights(weights: Float[Tensor, "vertices 55"]) -> Float[Tensor, "vertices 22"]:
+    """Add the weights of jaw, eyes and fingers to the body joint that moves them."""
+    folded = weights.new_zeros(len(weights), len(BODY22))
+    return folded.index_add(1, torch.tensor(ANCESTORS), weights)
+
+
+def _check_tree(path: Path, table: np.ndarray) -> None:
+    parents = tuple(table[0, 1:].astype(np.int64)) if table.ndim == 2 else ()
+    if parents != SMPLX55.parents[1:]:
+        raise ValueError(
+            f"{path}: kintree_table must be the SMPL-X tree of {len(SMPLX55)} joints; got shape "
+            f"{table.shape}. Usual cause: a SMPL or SMPL-H file, which has other joints"
+        )
+
+
+def _expect(path: Path, key: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if got != wanted:
+        raise ValueError(
+            f"{path}: {key} must have shape {wanted}; got {got}. Usual cause: a file of another "
+            "body model (SMPL has 24 joints, SMPL-H 52, SMPL-X 55)"
+        )
+
+
+def _real(path: Path, key: str, values: np.ndarray) -> Tensor:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: {key} holds values that are not finite; the file is damaged")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+
+
+def smplx_layer(
+    name_or_path: str | Path, *, betas: int = BETAS, dtype: torch.dtype = torch.float32
+) -> "SMPLXLayer":
+    """Return the file as a module of the package `smplx`, which is imported only here.
+
+    That package reads 21 vertices by number, the highest 9929; the small open body says in its
+    file which of its vertices stand for them.
+    """
+    import smplx
+
+    path = body_path(name_or_path)
+    layer = smplx.SMPLXLayer(str(path), num_betas=betas, dtype=dtype, use_pca=False)
+    with np.load(path, allow_pickle=False) as data:
+        if "named_vertices" in data.files:
+            layer.vertex_joint_selector.extra_joints_idxs = torch.from_numpy(
+                data["named_vertices"].astype(np.int64)
+            )
+    return layer
+
+
+def save_ply(
+    path: str | Path,
+    vertices: Float[Tensor, "vertices 3"] | Float[np.ndarray, "vertices 3"],
+    faces: Int[Tensor, "faces 3"] | Int[np.ndarray, "faces 3"],
+) -> None:
+    """Write one mesh as binary PLY, in metres and in the axes of the vertices."""
+    import trimesh
+
+    points, triangles = (
+        x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in (vertices, faces)
+    )
+    trimesh.Trimesh(points, triangles, process=False).export(Path(path), file_type="ply")
