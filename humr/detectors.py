@@ -131,7 +131,7 @@ class Detector:
         pose = Network(assets.find("pose_landmark", folder=folder), threads=threads, inner=True)
         return cls(person, pose)
 
-    def find_people(self, image: RgbImage, *, window: Crop | None = None) -> list[Person]:
+    def find_people(self, image: np.ndarray, *, window: Crop | None = None) -> list[Person]:
         """Find everybody in the image, or in a window of it, largest first."""
         check_image(image)
         height, width = image.shape[:2]
@@ -140,7 +140,7 @@ class Detector:
         outputs = self.person_network(pixels)
         return decode_people(outputs[(2254, 12)], outputs[(2254, 1)][:, 0], window)
 
-    def detect(self, image: RgbImage, box: Any = None) -> Detection:  # noqa: ANN401
+    def detect(self, image: np.ndarray, box: Any = None) -> Detection:  # noqa: ANN401
         """Detect one person: the one in the box, else the largest that is found.
 
         Without a box the mask of a first look gives one; from there on the two ways are the same.
@@ -289,8 +289,13 @@ class Network:
         self._input = self._interpreter.get_input_details()[0]["index"]
         outputs = self._interpreter.get_output_details()
         tensors = self._interpreter.get_tensor_details() if inner else []
-        last = {tuple(t["shape"]): t["index"] for t in sorted(tensors, key=lambda t: t["index"])}
-        self._outputs = {s[1:]: last[s] for s in INNER if s in last}
+        heads = min(t["index"] for t in outputs if len(t["shape"]) == 2) if inner else 0
+        last = {  # constants come after the heads and must not count
+            tuple(t["shape"]): t["index"]
+            for t in sorted(tensors, key=lambda t: t["index"])
+            if t["index"] < heads
+        }
+        self._outputs = {shape[1:]: last[shape] for shape in INNER if shape in last}
         self._outputs |= {tuple(int(n) for n in t["shape"][1:]): t["index"] for t in outputs}
 
     def __call__(
