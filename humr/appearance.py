@@ -28,13 +28,12 @@ class Wardrobe:
     position: np.ndarray  # (vertices, 3) rest position in metres
 
     @classmethod
-    def of(cls, weights: np.ndarray, template: np.ndarray) -> "Wardrobe":
-        """Read the regions off skinning weights (vertices, 55); hands count as wrists."""
-        joint = weights.argmax(1)
-        hand = joint >= SMPLX55.index("left_index1")
+    def of(cls, part: np.ndarray, template: np.ndarray) -> "Wardrobe":
+        """Take the joint of every vertex and rest positions (vertices, 3); hands are wrists."""
+        hand = part >= SMPLX55.index("left_index1")
         left = template[:, 0] > 0
         wrists = np.where(left, SMPLX55.index("left_wrist"), SMPLX55.index("right_wrist"))
-        return cls(np.where(hand, wrists, joint), template)
+        return cls(np.where(hand, wrists, part), template)
 
     def on(self, *names: str) -> np.ndarray:
         """Vertices (bool) that move with one of the joints."""
@@ -92,7 +91,7 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     image = corners[0] + x[..., None] * (corners[1] - corners[0])
     image = image + y[..., None] * (corners[2] - corners[0]) * 0.7
     for octave in (3, 6, 12, 24, 48):
-        grid = rng.normal(size=(octave, octave, 3)) * rng.uniform(0, 0.22)
+        grid = rng.normal(size=(octave, octave, 3)).astype(np.float32) * rng.uniform(0, 0.22)
         grid = grid.mean(-1, keepdims=True) * 0.6 + grid * 0.4
         zoom = (size / octave, size / octave, 1)
         image = image + ndimage.zoom(grid, zoom, order=1)[:size, :size]

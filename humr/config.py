@@ -25,9 +25,9 @@ class World:
     validation: int = 600
     test: int = 1_000
     shard: int = 200  # images per shard
-    window: int = 288  # rendered pixels per side; covers 1.5 boxes
-    occluded: float = 0.36  # share of images with an object in front of the person
-    truncated: float = 0.16  # share of images that cut the person off
+    window: int = 288  # rendered pixels per side; covers 1.25 boxes
+    occluded: float = 0.45  # share of images with an object in front of the person
+    truncated: float = 0.20  # share of images that cut the person off
     frontal: float = 0.60  # share of bodies that face the camera within 60 degrees
     odd: float = 0.03  # share of bodies turned in any direction
     heatmap_samples: int = 64  # stored samples of every heatmap (HuMR stores 150)

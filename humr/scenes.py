@@ -1,7 +1,7 @@
 """Scenes of the open world: who stands where, in front of which camera, and what it looks like.
 
 A scene is a person in a large virtual photograph. Only a window around the person is rendered
-(1.5 boxes wide); everything is stored in pixels of the whole photograph.
+(1.25 boxes wide); everything is stored in pixels of the whole photograph.
 """
 
 from dataclasses import dataclass, fields
@@ -20,12 +20,12 @@ from humr.rotations import rotvec_to_matrix
 from humr.skeletons import COCO17
 
 IMAGE_SIZES = ((1280, 720), (720, 1280), (1024, 1024), (960, 1280), (1280, 960))
-WINDOW_SCALE = 1.5  # window side / box side
+WINDOW_SCALE = 1.25  # window side / box side
 BOX_SCALE = 1.2  # box side / longer side of the person (CLIFF)
 VISIBLE, SELF_OCCLUDED, OBJECT_OCCLUDED, OUTSIDE = range(4)
 VISIBILITY_NAMES = ("visible", "self-occluded", "hidden by an object", "outside the image")
 # How far (metres) a joint may lie behind the visible surface and still count as seen.
-_DEPTH_MARGIN = {"nose": 0.04, "eye": 0.05, "ear": 0.05, "shoulder": 0.14, "hip": 0.17,
+_DEPTH_MARGIN = {"nose": 0.04, "eye": 0.05, "ear": 0.08, "shoulder": 0.14, "hip": 0.21,
                  "elbow": 0.09, "wrist": 0.07, "knee": 0.11, "ankle": 0.09}  # fmt: skip
 _FACING = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # body y-up, facing +z -> camera
 
@@ -119,7 +119,7 @@ def _place(
     scale = (focal / depth)[:, None]
     pixels_low, pixels_high = low * scale, high * scale  # about the body's origin
     room = image_size - (pixels_high - pixels_low)
-    slack = torch.from_numpy(rng.random((count, 2))).float()
+    slack = torch.from_numpy(rng.beta(2, 2, (count, 2))).float()
     corner = torch.where(room > 0, slack * room, room / 2)
     corner = torch.where(
         truncated[:, None], _cut(corner, pixels_high - pixels_low, image_size, rng), corner
@@ -185,21 +185,21 @@ def view(
     shaded = _shade(raster, vertices, body.faces, colours, rngs)
     inside = _inside(scenes, size)
     occluded = np.array([rng.random() < world.occluded for rng in rngs])
-    images, occluders = [], []
+    images, occluders, body_mask = [], [], raster.mask
     for i, rng in enumerate(rngs):
         low, high = _window_box(scenes, i, size)
         where, colour = np.zeros((size, size), bool), np.zeros((size, size, 3), np.float32)
         if occluded[i]:
             where, colour = appearance.draw_occluders(size, low, high, rng=rng)
         image = appearance.draw_background(bank, size, rng=rng)
-        image = np.where(raster.mask[i, ..., None].numpy(), shaded[i].numpy(), image)
+        image = np.where(body_mask[i, ..., None].numpy(), shaded[i].numpy(), image)
         image = np.where(where[..., None], colour, image) * inside[i, ..., None].numpy()
         picture = appearance.photograph(image, rng=rng)
         images.append(picture * inside[i, ..., None].numpy())
         occluders.append(where)
     occluder = torch.from_numpy(np.stack(occluders)) & inside
     keypoints, visibility = _visibility(scenes, raster, body, occluder, size)
-    person = raster.mask & ~occluder & inside
+    person = body_mask & ~occluder & inside
     return Views(np.stack(images), person, occluder, keypoints, visibility)
 
 

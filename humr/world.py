@@ -51,8 +51,8 @@ class Studio:
 def studio() -> Studio:
     """Load body and detector and paint the backgrounds."""
     body = load_body("small")
-    wardrobe = Wardrobe.of(body.weights.numpy(), body.template.numpy())
-    bank = background_bank(96, 420, rng=np.random.default_rng(7))
+    wardrobe = Wardrobe.of(body.part.numpy(), body.template.numpy())
+    bank = background_bank(40, 400, rng=np.random.default_rng(7))
     return Studio(body, Detector.load(), wardrobe, bank)
 
 
