@@ -9,7 +9,8 @@ the first rotation turns the body about the pelvis. No translation is added here
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from humr.paths import DATA
+from humr.body_files import BETAS, BodyParts, body_path, read_body
 from humr.skeletons import BODY22, COCO17, SMPLX55
 
 if TYPE_CHECKING:
     from smplx import SMPLXLayer
 
-OPEN_BODIES = ("small", "full")
-BETAS = 11
-# Columns of a file that holds 300 shape and 100 expression directions; shorter files have 10 + 10.
-_LONG_FILE, _SHORT_FILE_BETAS = 400, 10
 # Vertices of nose, eyes and ears in the SMPL-X mesh (the numbers that `smplx` has built in).
 _SMPLX_VERTICES = 10475
 _SMPLX_FACE = {
@@ -56,8 +53,23 @@ def _levels(parents: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 ANCESTORS = _body_ancestors()
 LEVELS = _levels(BODY22.parents)
-if [j for level in LEVELS for j in level] != list(range(len(BODY22))):
-    raise AssertionError("joints must be numbered level by level")
+assert sum(LEVELS, ()) == tuple(range(len(BODY22))), "joints are numbered level by level"
+
+
+@cache
+def _steps(device: torch.device) -> tuple[tuple[slice, Tensor, Tensor], ...]:
+    """For each tree level: its joints, their parents, and the parents' places in their level.
+
+    Kept per device, so that no call copies indices to it.
+    """
+    steps = []
+    with torch.inference_mode(mode=False):  # an inference tensor could not serve in training later
+        for above, level in pairwise(LEVELS):
+            parents = [BODY22.parents[j] for j in level]
+            places = torch.tensor([above.index(p) for p in parents], device=device)
+            here = slice(level[0], level[-1] + 1)
+            steps.append((here, torch.tensor(parents, device=device), places))
+    return tuple(steps)
 
 
 def forward_kinematics(
@@ -70,11 +82,10 @@ def forward_kinematics(
     batch = torch.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
     turned = [rotations[..., :1, :, :].expand(*batch, 1, 3, 3)]
     placed = [rest_joints[..., :1, :].expand(*batch, 1, 3)]
-    for above, level in pairwise(LEVELS):
-        parents = [BODY22.parents[j] for j in level]
-        here, there = slice(level[0], level[-1] + 1), [above.index(p) for p in parents]
-        parent_turned, parent_placed = turned[-1][..., there, :, :], placed[-1][..., there, :]
-        offsets = rest_joints[..., here, :] - rest_joints[..., parents, :]
+    for here, parents, among_parents in _steps(rotations.device):
+        parent_turned = turned[-1].index_select(-3, among_parents)
+        parent_placed = placed[-1].index_select(-2, among_parents)
+        offsets = rest_joints[..., here, :] - rest_joints.index_select(-2, parents)
         turned.append(parent_turned @ rotations[..., here, :, :])
         placed.append(parent_placed + (parent_turned @ offsets[..., None])[..., 0])
     return torch.cat(turned, dim=-3), torch.cat(placed, dim=-2)
@@ -148,20 +159,6 @@ def _blend(
     return template + _combine(directions, betas)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The arrays of a body file that are used, as float64 tensors."""
-
-    faces: Tensor  # (faces, 3) int64
-    template: Tensor  # (V, 3)
-    shape_directions: Tensor  # (V, 3, betas)
-    pose_directions: Tensor | None  # (V, 3, 189); None when the file has no correctives
-    weights: Tensor  # (V, 22), folded
-    joint_regressor: Tensor  # (55, V)
-    regressors: dict[str, Tensor]  # (K, V)
-    part: Tensor  # (V,) int64: the joint of the 55 that moves the vertex most
-
-
 class Body(nn.Module):
     """A skinned body with linear shape space; the tensors follow `.to(device, dtype)`."""
 
@@ -175,10 +172,12 @@ class Body(nn.Module):
     joint_template: Tensor
     joint_directions: Tensor
     part: Tensor
+    ancestors: Tensor
 
-    def __init__(self, name: str, parts: _Parts) -> None:
+    def __init__(self, name: str, parts: BodyParts) -> None:
         super().__init__()
         self.name, self.parents = name, SMPLX55.parents
+        parts = replace(parts, weights=_folded_weights(parts.weights))
         regressor = parts.joint_regressor
         for key in ("faces", "template", "shape_directions", "pose_directions", "weights", "part"):
             self.register_buffer(key, getattr(parts, key), persistent=False)
@@ -260,7 +259,7 @@ class Body(nn.Module):
         betas: Float[Tensor, "*#batch betas"],
         skeleton_name: str,
     ) -> Float[Tensor, "*batch outputs 3"]:
-        """Return the key points of one set, equal to `regressor @ vertices` but without vertices."""
+        """Return key points, equal to `regressor(skeleton_name) @ vertices` but without vertices."""
         if skeleton_name not in self._folded:
             raise ValueError(
                 f"body {self.name} has no key points {skeleton_name!r}; it has "
@@ -293,7 +292,7 @@ def pose_features(rotations: Float[Tensor, "*batch 22 3 3"]) -> Float[Tensor, "*
     return (rotations[..., 1:, :, :] - eye).flatten(-3)
 
 
-def _fold(parts: _Parts, regressor: Float[Tensor, "outputs vertices"]) -> FoldedRegressor:
+def _fold(parts: BodyParts, regressor: Float[Tensor, "outputs vertices"]) -> FoldedRegressor:
     """Sum a regressor times the skinning weights over the vertices (see `FoldedRegressor`)."""
     support = regressor.abs().sum(0).nonzero()[:, 0]
     coupling = torch.einsum("ov,vk->okv", regressor[:, support], parts.weights[support])
@@ -308,7 +307,7 @@ def _fold(parts: _Parts, regressor: Float[Tensor, "outputs vertices"]) -> Folded
     return FoldedRegressor(output, joints, template, directions, correctives, pairs.sum(-1))
 
 
-def _coco_of_smplx(parts: _Parts, joints: Tensor, directions: Tensor) -> FoldedRegressor:
+def _coco_of_smplx(parts: BodyParts, joints: Tensor, directions: Tensor) -> FoldedRegressor:
     """COCO key points of an original SMPL-X file: face vertices, and limbs from the joints."""
     limbs = [name for name in COCO17.names if name not in _SMPLX_FACE]
     limb_joints = torch.tensor(SMPLX55.indices(limbs))
@@ -331,120 +330,16 @@ def _coco_of_smplx(parts: _Parts, joints: Tensor, directions: Tensor) -> FoldedR
     )
 
 
-def load_body(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> Body:
-    """Load "small" or "full" (the open body) or any file in the layout of `SMPLX_NEUTRAL.npz`."""
-    path = body_path(name_or_path)
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            parts = _read(path, data)
-    except ValueError:
-        raise
-    except Exception as error:  # noqa: BLE001  (zip, zlib and OS errors of a damaged file)
-        raise ValueError(
-            f"{path} cannot be read as an .npz body file ({error}). Usual cause: a broken or "
-            "partial download, or a file in another format"
-        ) from error
-    return Body(path.stem, parts).to(dtype)
-
-
-def body_path(name_or_path: str | Path) -> Path:
-    """Return the file of a body by its short name or path."""
-    path = Path(name_or_path)
-    if str(name_or_path) in OPEN_BODIES:
-        path = DATA / f"open_body_{name_or_path}.npz"
-    if path.suffix == ".pkl":
-        raise ValueError(
-            f"{path}: pickled body files run code when read and are refused; use the .npz of the "
-            "same model (every SMPL-X download has both)"
-        )
-    if not path.is_file():
-        raise ValueError(
-            f"no body file {path}; expected {' or '.join(map(repr, OPEN_BODIES))} or the path of "
-            "an SMPL-X .npz file. Usual cause: a licensed file that was not downloaded yet"
-        )
-    return path
-
-
-def _read(path: Path, data: np.lib.npyio.NpzFile) -> _Parts:
-    """Check a body file and take from it what is used."""
-    keys = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
-    missing = [key for key in keys if key not in data.files]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; expected an SMPL-X body with "
-            f"{', '.join(keys)}; got {', '.join(data.files[:12]) or 'nothing'}. "
-            "Usual cause: a pose or parameter file instead of a model file"
-        )
-    template = data["v_template"]
-    count = len(template)
-    _expect(path, "v_template", template.shape, (count, 3))
-    weights, regressor = data["weights"], data["J_regressor"]
-    _expect(path, "weights", weights.shape, (count, len(SMPLX55)))
-    _expect(path, "J_regressor", regressor.shape, (len(SMPLX55), count))
-    _check_tree(path, data["kintree_table"])
-    faces, shapes = data["f"], data["shapedirs"]
-    _expect(path, "f", faces.shape, (len(faces), 3))
-    if faces.max() >= count:
-        raise ValueError(f"{path}: faces name vertex {faces.max()}, but there are only {count}")
-    _expect(path, "shapedirs", shapes.shape, (count, 3, shapes.shape[-1]))
-    betas = BETAS if shapes.shape[-1] >= _LONG_FILE else _SHORT_FILE_BETAS
-    if shapes.shape[-1] < betas:
-        raise ValueError(f"{path}: shapedirs has {shapes.shape[-1]} columns; expected >= {betas}")
-    names = [k.removeprefix("regressor_") for k in data.files if k.startswith("regressor_")]
-    for name in names:
-        shape = (len(data[f"names_{name}"]), count)
-        _expect(path, f"regressor_{name}", data[f"regressor_{name}"].shape, shape)
-    return _Parts(
-        faces=torch.from_numpy(faces.astype(np.int64)),
-        template=_real(path, "v_template", template),
-        shape_directions=_real(path, "shapedirs", shapes[..., :betas]),
-        pose_directions=_pose_directions(path, data, count),
-        weights=_folded_weights(_real(path, "weights", weights)),
-        joint_regressor=_real(path, "J_regressor", regressor),
-        regressors={
-            name: _real(path, f"regressor_{name}", data[f"regressor_{name}"]) for name in names
-        },
-        part=torch.from_numpy(weights.argmax(1)),
-    )
-
-
-def _pose_directions(path: Path, data: np.lib.npyio.NpzFile, count: int) -> Tensor | None:
-    """Return the correctives of the 21 body joints, None when all are zero."""
-    if "format" in data.files and str(data["format"]) == "humr open body":
-        return None  # all zero by construction; reading them would take longer than the rest
-    directions = data["posedirs"]
-    _expect(path, "posedirs", directions.shape, (count, 3, 9 * (len(SMPLX55) - 1)))
-    body = directions[..., : 9 * (len(BODY22) - 1)]
-    return _real(path, "posedirs", body) if body.any() else None
-
-
 def _folded_weights(weights: Float[Tensor, "vertices 55"]) -> Float[Tensor, "vertices 22"]:
     """Add the weights of jaw, eyes and fingers to the body joint that moves them."""
     folded = weights.new_zeros(len(weights), len(BODY22))
     return folded.index_add(1, torch.tensor(ANCESTORS), weights)
 
 
-def _check_tree(path: Path, table: np.ndarray) -> None:
-    parents = tuple(table[0, 1:].astype(np.int64)) if table.ndim == 2 else ()
-    if parents != SMPLX55.parents[1:]:
-        raise ValueError(
-            f"{path}: kintree_table must be the SMPL-X tree of {len(SMPLX55)} joints; got shape "
-            f"{table.shape}. Usual cause: a SMPL or SMPL-H file, which has other joints"
-        )
-
-
-def _expect(path: Path, key: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if got != wanted:
-        raise ValueError(
-            f"{path}: {key} must have shape {wanted}; got {got}. Usual cause: a file of another "
-            "body model (SMPL has 24 joints, SMPL-H 52, SMPL-X 55)"
-        )
-
-
-def _real(path: Path, key: str, values: np.ndarray) -> Tensor:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: {key} holds values that are not finite; the file is damaged")
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+def load_body(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> Body:
+    """Load "small" or "full" (the open body) or any file in the layout of `SMPLX_NEUTRAL.npz`."""
+    path = body_path(name_or_path)
+    return Body(path.stem, read_body(path)).to(dtype)
 
 
 def smplx_layer(

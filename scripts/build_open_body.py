@@ -18,6 +18,7 @@ resample everything for the small mesh. Axes: x to the body's left, y up, z to t
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fast_simplification
 import numpy as np
@@ -30,6 +31,11 @@ from scipy.spatial.transform import Rotation
 
 from humr.skeletons import COCO17, COMMON14, H36M17, SMPLX55
 
+if TYPE_CHECKING:
+    from anny import Anny
+
+Array = np.ndarray
+Vector = tuple[float, float, float]
 log = logging.getLogger("build_open_body")
 SEED = 20240
 BETAS = 11
@@ -56,8 +62,8 @@ SLOTS = {
 # ---------------------------------------------------------------- 1. sample adults
 
 
-def sample_adults(model, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return vertices (n, V, 3) and bone heads (n, 163, 3) of random adults in anny's rest pose."""
+def sample_adults(model: "Anny", count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return vertices (n, V, 3) and bone heads (n, 163, 3) of random adults, anny's rest pose."""
     from anny.shape_distribution import SimpleShapeDistribution
 
     torch.manual_seed(SEED)
@@ -77,7 +83,7 @@ def to_y_up(points: np.ndarray) -> np.ndarray:
     return np.stack([points[..., 0], points[..., 2], -points[..., 1]], axis=-1)
 
 
-def dense_weights(model) -> np.ndarray:
+def dense_weights(model: "Anny") -> np.ndarray:
     """Return anny's skinning weights as a matrix (V, 163) whose rows sum to one."""
     weights = np.zeros((len(model.template_vertices), len(model.bone_labels)))
     rows = np.arange(len(weights))[:, None]
@@ -151,7 +157,9 @@ def frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([x, y, np.cross(x, y)], axis=-1)
 
 
-def frame_to_frame(first, second, target_first, target_second) -> np.ndarray:
+def frame_to_frame(
+    first: Array, second: Array, target_first: Vector, target_second: Vector
+) -> np.ndarray:
     """Return the rotation that takes one frame of two directions to another."""
     goal = frame(np.asarray(target_first, float)[None], np.asarray(target_second, float)[None])
     return goal @ frame(first, second).swapaxes(-1, -2)
@@ -203,7 +211,7 @@ def t_pose_rotations(heads: np.ndarray, labels: list[str], parents: list[int]) -
 
 
 def skin_t_pose(
-    vertices: np.ndarray, heads: np.ndarray, weights: csr_matrix, labels, parents
+    vertices: np.ndarray, heads: np.ndarray, weights: csr_matrix, labels: list, parents: list
 ) -> tuple[np.ndarray, np.ndarray]:
     """Skin with all bones; return T-posed vertices and bone heads."""
     rotations = t_pose_rotations(heads, labels, parents)
@@ -225,7 +233,7 @@ def skin_t_pose(
 # ---------------------------------------------------------------- 4./5. mesh
 
 
-def kept_faces(model) -> np.ndarray:
+def kept_faces(model: "Anny") -> np.ndarray:
     """Return faces without tongue, mouth cavity and the backs of the eyes."""
     from anny.face_segmentation import get_face_segmentation_mask
 
@@ -241,7 +249,7 @@ def mirror_map(points: np.ndarray) -> np.ndarray:
     return mirror
 
 
-def decimate_half(points: np.ndarray, faces: np.ndarray, target_faces: int):
+def decimate_half(points: np.ndarray, faces: np.ndarray, target_faces: int) -> tuple:
     """Simplify a half mesh (x >= 0) by quadric edge collapse; return points and faces."""
     used, compact = np.unique(faces, return_inverse=True)
     half = points[used].copy()
@@ -255,7 +263,7 @@ def decimate_half(points: np.ndarray, faces: np.ndarray, target_faces: int):
 
 
 def weld_mirror(half: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join a half mesh with its mirror image: all faces, source of the mirrored part, mirror map."""
+    """Join a half with its mirror image: all faces, source of the mirrored part, mirror map."""
     count, off_centre = len(half), np.flatnonzero(half[:, 0] != 0)
     partner = np.arange(count)
     partner[off_centre] = count + np.arange(len(off_centre))
@@ -298,7 +306,7 @@ def closest_on_triangles(p: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarr
 
 
 def transfer_matrix(
-    points: np.ndarray, groups: np.ndarray, source: np.ndarray, faces: np.ndarray, face_groups
+    points: Array, groups: Array, source: Array, faces: Array, face_groups: Array
 ) -> tuple[csr_matrix, np.ndarray]:
     """Return the sparse matrix that carries per-vertex data of a source mesh to points on it."""
     rows, columns, values, far = [], [], [], np.zeros(len(points))
@@ -323,8 +331,8 @@ def transfer_matrix(
     return coo_matrix(entries, shape=(len(points), len(source))).tocsr(), far
 
 
-def simplified(points: np.ndarray, faces: np.ndarray, mirror: np.ndarray, target_faces: int):
-    """Decimate symmetrically; return faces, transfer matrix from the source, mirror map, errors."""
+def simplified(points: Array, faces: Array, mirror: Array, target_faces: int) -> tuple:
+    """Decimate symmetrically: faces, transfer matrix from the source, mirror map, distances."""
     half_faces = faces[(points[faces][..., 0] >= -2e-4).all(1)]
     half, new_faces = decimate_half(points, half_faces, target_faces // 2)
     source_group = components(half_faces, len(points))
@@ -354,8 +362,8 @@ def symmetric_field(field: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     return (field + field[mirror] * MIRROR.reshape(shape)) / 2
 
 
-def shape_space(samples: np.ndarray, mirror: np.ndarray, faces: np.ndarray):
-    """Return mean (V, 3), directions (V, 3, 11) of unit-variance betas, and explained variance."""
+def shape_space(samples: Array, mirror: Array, faces: Array) -> tuple[Array, Array, Array]:
+    """Return mean (V, 3), directions (V, 3, 11) for betas of variance 1, explained variance."""
     mean = symmetric_field(samples.mean(0), mirror)
     flat = (samples - samples.mean(0)).reshape(len(samples), -1)
     gram = flat @ flat.T
@@ -388,7 +396,7 @@ def scores(samples: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.
 
 
 def random_poses(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return rotations (n, 55, 3, 3): wide but human ranges, bent knees and elbows, curled hands."""
+    """Return rotations (n, 55, 3, 3): wide but human ranges, knees and elbows bent."""
     spread = {"hip": 0.6, "shoulder": 0.8, "neck": 0.2, "head": 0.25, "ankle": 0.3, "wrist": 0.35}
     spread |= {"spine": 0.15, "collar": 0.15, "foot": 0.15, "eye": 0.1, "jaw": 0.05, "pelvis": 1.0}
     vectors = rng.normal(size=(count, 55, 3))
@@ -402,7 +410,7 @@ def random_poses(count: int, rng: np.random.Generator) -> np.ndarray:
     return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(count, 55, 3, 3)
 
 
-def skin(rest: np.ndarray, joints: np.ndarray, weights: np.ndarray, rotations: np.ndarray):
+def skin(rest: Array, joints: Array, weights: Array, rotations: Array) -> tuple[Array, Array]:
     """Linear blend skinning of bodies (n, V, 3); return vertices and posed joints (n, 55, 3)."""
     world, posed = rotations.copy(), joints.copy()
     for j, p in enumerate(SMPLX55.parents):
@@ -437,8 +445,17 @@ def candidates(
     region = weights[:, sorted(kin)].sum(1) > 0.5
     if name in ("pelvis", "spine1", "spine2", "spine3"):  # a slab: near points lie on one side
         torso = SMPLX55.indices(
-            ["pelvis", "left_hip", "right_hip", "spine1", "spine2", "spine3"]
-            + ["neck", "left_collar", "right_collar"]
+            [
+                "pelvis",
+                "left_hip",
+                "right_hip",
+                "spine1",
+                "spine2",
+                "spine3",
+                "neck",
+                "left_collar",
+                "right_collar",
+            ]
         )
         region = weights[:, torso].sum(1) > 0.5
         region &= np.abs(template[:, 1] - joints[j, 1]) < 0.07
@@ -463,8 +480,9 @@ def fit_row(bodies: np.ndarray, targets: np.ndarray, chosen: np.ndarray) -> np.n
     return row
 
 
-def fit_joint_regressor(bodies, targets, template, joints, weights, mirror) -> np.ndarray:
+def fit_joint_regressor(mesh: dict, bodies: Array, targets: Array, joints: Array) -> Array:
     """Fit the 55 rows; the right side is the mirror image of the left, the middle its own."""
+    template, weights, mirror = mesh["template"], mesh["weights"], mesh["mirror"]
     regressor = np.zeros((55, len(template)))
     for j, other in enumerate(SMPLX55.mirrored):
         if SMPLX55.names[j].startswith("right_"):
@@ -476,13 +494,20 @@ def fit_joint_regressor(bodies, targets, template, joints, weights, mirror) -> n
     return regressor
 
 
-def training_bodies(mesh: dict, joints_rest, joint_model, betas, rest, rng, count: int = 150):
-    """Return bodies and joint targets: real rest bodies and posed bodies of the model."""
+def training_bodies(
+    mesh: dict,
+    rest: Array,
+    rest_joints: Array,
+    joint_model: tuple[Array, Array],
+    rng: np.random.Generator,
+    count: int = 150,
+) -> tuple[Array, Array]:
+    """Return bodies and joint targets: the given rest bodies, and posed bodies of the model."""
     b = rng.normal(size=(count, BETAS))
     shaped = mesh["template"] + np.einsum("vck,nk->nvc", mesh["directions"], b)
     joints = joint_model[0] + np.einsum("jck,nk->njc", joint_model[1], b)
     posed, posed_joints = skin(shaped, joints, mesh["weights"], random_poses(count, rng))
-    return np.concatenate([rest, posed]), np.concatenate([joints_rest, posed_joints])
+    return np.concatenate([rest, posed]), np.concatenate([rest_joints, posed_joints])
 
 
 # ---------------------------------------------------------------- landmarks
@@ -520,18 +545,18 @@ def face_targets(marks: dict[str, np.ndarray]) -> list[tuple[float, float]]:
     Built from rings of the source mesh: lid margins, the line of the mouth, the tip of the nose.
     """
 
-    def along(ring: np.ndarray, t: float, upper: bool) -> np.ndarray:
+    def along(ring: Array, t: float, side: int) -> np.ndarray:
         x = ring[:, 0].min() + t * np.ptp(ring[:, 0])
         near = ring[np.abs(ring[:, 0] - x) < 0.17 * np.ptp(ring[:, 0])]
-        level = near[:, 1].max() if upper else near[:, 1].min()
+        level = side * (side * near[:, 1]).max()  # +1: upper rim, -1: lower rim
         return np.array([x, level])
 
     lid, mouth, tip, brow = marks["lid"], marks["mouth"], marks["tip"], marks["brow"]
     inner, outer = lid[lid[:, 0].argmin(), :2], lid[lid[:, 0].argmax(), :2]
-    arch = [(0.012, -0.002), (0.022, 0.002), (0.032, 0.004), (0.042, 0.003), (0.052, -0.003)]
+    arch = [(0.012, -0.010), (0.022, -0.006), (0.032, -0.004), (0.042, -0.005), (0.052, -0.010)]
     left_brow = [np.array([x, brow[1] + dy]) for x, dy in arch]  # from the nose outwards
-    left_eye = [inner, along(lid, 1 / 3, True), along(lid, 2 / 3, True), outer]
-    left_eye += [along(lid, 2 / 3, False), along(lid, 1 / 3, False)]
+    left_eye = [inner, along(lid, 1 / 3, 1), along(lid, 2 / 3, 1), outer]
+    left_eye += [along(lid, 2 / 3, -1), along(lid, 1 / 3, -1)]
     flip = np.array([-1.0, 1.0])
     points = [p * flip for p in left_brow[::-1]] + left_brow
     top = inner[1] + 0.002
@@ -550,7 +575,9 @@ def face_targets(marks: dict[str, np.ndarray]) -> list[tuple[float, float]]:
     return [(float(p[0]), float(p[1])) for p in points]
 
 
-def contour_landmarks(template, faces, part, ear_z: float, mouth_y: float):
+def contour_landmarks(
+    template: Array, faces: Array, part: Array, ear_z: float, mouth_y: float
+) -> tuple[Array, Array]:
     """Return (79, 17) faces and barycentrics of the jaw outline for head yaws of -39..39 degrees.
 
     Row i <= 39: head turned by -i degrees about y; row i > 39: by i - 39. In each view, the
@@ -580,7 +607,7 @@ def contour_landmarks(template, faces, part, ear_z: float, mouth_y: float):
     return indices, bary
 
 
-def face_marks(model, template: np.ndarray) -> dict[str, np.ndarray]:
+def face_marks(model: "Anny", template: np.ndarray) -> dict[str, np.ndarray]:
     """Return rings and points of the face on the source mesh (T-posed mean)."""
     from anny.face_segmentation import get_face_segmentation_mask
 
@@ -604,9 +631,9 @@ def face_marks(model, template: np.ndarray) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- keypoints
 
 
-def named_vertices(template, weights, joints, bone_weights, labels, ear: np.ndarray) -> dict:
+def named_vertices(mesh: dict, joints: Array, labels: list[str], ear: Array) -> dict[str, int]:
     """Return vertices of nose, eyes, ears, finger tips, toes and heels (left and middle)."""
-    part = weights.argmax(1)
+    template, part = mesh["template"], mesh["weights"].argmax(1)
 
     def best(mask: np.ndarray, value: np.ndarray) -> int:
         return int(np.flatnonzero(mask)[value[mask].argmax()])
@@ -618,7 +645,7 @@ def named_vertices(template, weights, joints, bone_weights, labels, ear: np.ndar
         "left_eye": best(part == SMPLX55.index("left_eye"), z),
         "left_ear": best(head & (np.linalg.norm(template - ear, axis=1) < 0.03), x),
     }
-    strongest = bone_weights.argmax(1)
+    strongest = mesh["bone_weights"].argmax(1)
     for finger in FINGERS:
         i, j = (SMPLX55.index(f"left_{finger}{k}") for k in (2, 3))
         found[f"left_{finger}"] = best(part == j, (template - joints[j]) @ (joints[j] - joints[i]))
@@ -630,7 +657,7 @@ def named_vertices(template, weights, joints, bone_weights, labels, ear: np.ndar
 
 
 def keypoint_regressors(regressor: np.ndarray, points: dict[str, np.ndarray]) -> dict:
-    """Return rows for each key-point set: limbs are the model's joints, the face is on the skin."""
+    """Return rows of each key-point set: limbs are the joints, the face lies on the skin."""
 
     def row(name: str) -> np.ndarray:
         return points[name] if name in points else regressor[SMPLX55.index(name)]
@@ -664,7 +691,7 @@ def permuted(mesh: dict, named: dict[str, int]) -> dict:
     order = np.full(count, -1)
     for name, slot in SLOTS.items():
         order[slot] = named[name]
-    taken = set(named[n] for n in SLOTS)
+    taken = {named[n] for n in SLOTS}
     order[order < 0] = [v for v in range(count) if v not in taken]
     new = np.empty(count, dtype=int)
     new[order] = np.arange(count)
@@ -727,6 +754,24 @@ def landmarks_of(mesh: dict, marks: dict, ear_z: float) -> dict:
         "dynamic_lmk_faces_idx": dynamic,
         "dynamic_lmk_bary_coords": bary,
     }
+
+
+def moved_landmarks(landmarks: dict, source: dict, mesh: dict) -> dict:
+    """Carry landmarks over to the nearest points of another mesh of the same body."""
+    template, faces, moved = mesh["template"], mesh["faces"], {}
+    for kind in ("lmk", "dynamic_lmk"):
+        indices, bary = landmarks[f"{kind}_faces_idx"], landmarks[f"{kind}_bary_coords"]
+        points = np.einsum("...kc,...k->...c", source["template"][source["faces"][indices]], bary)
+        unique, inverse = np.unique(points.reshape(-1, 3), axis=0, return_inverse=True)
+        near, coordinates = np.zeros(len(unique), np.int64), np.zeros((len(unique), 3))
+        for n, point in enumerate(unique):
+            found, distance = closest_on_triangles(
+                np.broadcast_to(point, (len(faces), 3)), template[faces]
+            )
+            near[n], coordinates[n] = distance.argmin(), found[distance.argmin()]
+        moved[f"{kind}_faces_idx"] = near[inverse].reshape(indices.shape)
+        moved[f"{kind}_bary_coords"] = coordinates[inverse].reshape(bary.shape)
+    return moved
 
 
 def source_data(count: int) -> dict:
@@ -800,8 +845,7 @@ def build_full(source: dict, faces: int, rng: np.random.Generator) -> tuple[dict
     log.info("explained variance %s", np.round(100 * explained, 2))
     mesh["weights"] = symmetric_weights(mesh["weights"], mesh["mirror"])
     mean_joints = source["joints"].mean(0)
-    named = named_vertices(mesh["template"], mesh["weights"], mean_joints, mesh["bone_weights"],
-                           source["labels"], source["ear"])  # fmt: skip
+    named = named_vertices(mesh, mean_joints, source["labels"], source["ear"])
     named |= {
         n.replace("left_", "right_"): int(mesh["mirror"][v])
         for n, v in named.items()
@@ -820,16 +864,16 @@ def build_full(source: dict, faces: int, rng: np.random.Generator) -> tuple[dict
     solved = solved.reshape(-1, 55, 3)
     joint_model = (solved[0], solved[1:].transpose(1, 2, 0))
     bodies, targets = training_bodies(
-        mesh, source["joints"][:120], joint_model, betas, mesh["samples"][:120], rng
+        mesh, mesh["samples"][:120], source["joints"][:120], joint_model, rng
     )
-    regressor = fit_joint_regressor(
-        bodies, targets, mesh["template"], solved[0], mesh["weights"], mesh["mirror"]
-    )
+    regressor = fit_joint_regressor(mesh, bodies, targets, solved[0])
     return mesh, regressor
 
 
-def build_small(full: dict, full_regressor, faces: int, rng) -> tuple[dict, np.ndarray]:
-    """Return the small mesh, resampled from the full one, with a regressor for the same joints."""
+def build_small(
+    full: dict, full_regressor: Array, faces: int, rng: np.random.Generator
+) -> tuple[dict, np.ndarray]:
+    """Return the small mesh, resampled from the full one, and a regressor of the same joints."""
     mesh = resampled(
         {k: full[k] for k in ("template", "faces", "mirror", "directions", "weights")},
         faces, ("template", "directions", "weights"),
@@ -844,10 +888,8 @@ def build_small(full: dict, full_regressor, faces: int, rng) -> tuple[dict, np.n
     betas = rng.normal(size=(150, BETAS))
     rest = mesh["template"] + np.einsum("vck,nk->nvc", mesh["directions"], betas)
     rest_joints = joint_model[0] + np.einsum("jck,nk->njc", joint_model[1], betas)
-    bodies, targets = training_bodies(mesh, rest_joints, joint_model, betas, rest, rng)
-    regressor = fit_joint_regressor(
-        bodies, targets, mesh["template"], joint_model[0], mesh["weights"], mesh["mirror"]
-    )
+    bodies, targets = training_bodies(mesh, rest, rest_joints, joint_model, rng)
+    regressor = fit_joint_regressor(mesh, bodies, targets, joint_model[0])
     full_rest = full["template"] + np.einsum("vck,nk->nvc", full["directions"], betas)
     mesh["named"] = cKDTree(mesh["template"]).query(full["template"][full["named"]])[1]
     mesh["points"] = {}
@@ -920,15 +962,13 @@ def main() -> None:
              anny_joints[:22].mean(), anny_joints[:22].max(),
              SMPLX55.names[int(anny_joints[:22].argmax())])  # fmt: skip
     args.out.mkdir(exist_ok=True)
-    for name, mesh, rows in (("full", full, regressor), ("small", small, small_regressor)):
+    landmarks = landmarks_of(full, source["marks"], float(source["ear"][2]) + 0.01)
+    small_landmarks = moved_landmarks(landmarks, full, small)
+    bodies = ((full, regressor, landmarks), (small, small_regressor, small_landmarks))
+    for name, (mesh, rows, marks) in zip(("full", "small"), bodies, strict=True):
         check(name, mesh, rows, wanted)
-        write(
-            args.out / f"open_body_{name}.npz",
-            mesh,
-            rows,
-            keypoint_regressors(rows, mesh["points"]),
-            landmarks_of(mesh, source["marks"], float(source["ear"][2]) + 0.01),
-        )
+        sets = keypoint_regressors(rows, mesh["points"])
+        write(args.out / f"open_body_{name}.npz", mesh, rows, sets, marks)
 
 
 if __name__ == "__main__":
