@@ -118,8 +118,9 @@ def fetch(python: str) -> int:
 
 def forward(python: str, options: argparse.Namespace) -> int:
     """Hand the rest of the command line to the module that knows it."""
-    module = {"world": "humr.world", "train": "humr.training", "lab": "jupyterlab"}
-    return call(python, module[options.command], *options.rest)
+    if options.command == "lab":
+        return call(python, "jupyterlab", *options.rest)
+    return call(python, "humr.experiments", options.command, *options.rest)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,8 +159,8 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(run=notebooks)
 
     for name, help_text in {
-        "world": "make the open world's data (humr.world)",
-        "train": "one training run (humr.training)",
+        "world": "make the open world's data for a profile",
+        "train": "train on it: one run of a profile",
         "lab": "open JupyterLab",
     }.items():
         commands.add_parser(name, help=help_text, add_help=False).set_defaults(run=forward)

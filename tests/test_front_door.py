@@ -197,11 +197,11 @@ def run(monkeypatch, *words):
 
 
 def test_commands_call_the_right_modules(monkeypatch, calls, tmp_path):
-    assert run(monkeypatch, "train", "small.json", "--resume") == 0
+    assert run(monkeypatch, "train", "smoke", "--device", "cpu") == 0
     assert run(monkeypatch, "notebooks", "03") == 0
     picture = tmp_path / "me.jpg"
     assert run(monkeypatch, "photo", str(picture), "--out", "me", "--box", "1", "2", "3", "4") == 0
-    assert calls[0] == ("humr.training", "small.json", "--resume")
+    assert calls[0] == ("humr.experiments", "train", "smoke", "--device", "cpu")
     assert calls[1] == ("humr.execution", "refresh", "03")
     assert calls[2][:3] == ("humr.execution", "photo", picture)
     assert calls[2][-5:] == ("--box", 1.0, 2.0, 3.0, 4.0)
