@@ -18,7 +18,7 @@ NAMES = {path.stem for path in PACKAGE}
 LAYERS = (
     {"__init__", "paths", "config", "rotations", "skeletons", "cameras", "heatmaps", "rasters"},
     {"assets", "environment", "execution", "flows", "losses", "metrics", "calibration"},
-    {"bodies", "rendering", "viewer", "photos", "poses", "appearance", "detectors"},
+    {"body_files", "bodies", "rendering", "viewer", "photos", "poses", "appearance", "detectors"},
     {"scenes", "datasets", "encoders", "world", "training"},
     {"mesh", "lifting", "official"},
     {"posterior", "evaluation", "experiments", "figures", "diagrams", "notebooks"},
@@ -75,9 +75,10 @@ def foreign(nodes):
 
 
 def at_import(node):
-    """The nodes that run when a module is imported: everything outside functions."""
+    """The nodes that run when a module is imported: outside functions and TYPE_CHECKING."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield child
             yield from at_import(child)
 
