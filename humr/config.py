@@ -154,6 +154,7 @@ class Profile:
 _OPEN_MODEL = Model(
     features=2016,
     feature_width=320,
+    feature_dropout=0.2,
     pose_hidden=256,
     pose_width=192,
     window_info=True,

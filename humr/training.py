@@ -38,6 +38,20 @@ class Objective(Protocol):
     def total(self, terms: dict[str, Tensor]) -> Tensor: ...  # noqa: D102
 
 
+class _Wrapper(nn.Module):
+    """What Fabric wraps; the batch comes in a function, as Fabric refuses frozen dataclasses."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(
+        self, batch: Callable[[], Any], *, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the objective's terms."""
+        return self.objective(batch(), generator=generator)
+
+
 @dataclass
 class Progress:
     """Where a run stands; saved with every checkpoint."""
@@ -114,7 +128,7 @@ def fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.rate, weight_decay=config.decay, fused=True
     )
-    wrapped, optimizer = fabric.setup(objective, optimizer)
+    wrapped, optimizer = fabric.setup(_Wrapper(objective), optimizer)
     average, progress = Average(model, config.average), Progress()
     generator = torch.Generator().manual_seed(config.seed)
     if (directory / "state.pt").exists():
@@ -158,7 +172,7 @@ def _step(
         group["lr"] = config.rate * rate_factor(step, config)
     objective.train()
     batch = draw(generator).to(fabric.device)
-    terms = wrapped(batch, generator=generator)
+    terms = wrapped(lambda: batch, generator=generator)
     total = objective.total(terms)
     if not total.isfinite():
         bad = [name for name, value in terms.items() if not value.isfinite()]

@@ -35,6 +35,7 @@ from humr.scenes import BOX_SCALE, Scenes, Views, draw_scenes, view
 RECIPE = 1  # raise it whenever the same configuration would give other images
 SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
 _RENDER_BATCH = 20
+_WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
 
 
 @dataclass(frozen=True)
@@ -195,21 +196,24 @@ def generate(world: World, *, splits: Iterable[str] = SPLITS, workers: int | Non
         if not path.exists()
     ]
     if jobs:
-        _run(world, jobs, workers or os.cpu_count() or 1)
+        small = world.shard * len(jobs) <= _WORTH_A_PROCESS
+        _run(world, jobs, 1 if small else workers or os.cpu_count() or 1)
     _write_manifest(world)
     return directory(world)
 
 
 def _run(world: World, jobs: list[tuple[str, int]], workers: int) -> None:
-    context = multiprocessing.get_context("spawn")
     total = sum(min(world.shard, world.sizes[s] - i * world.shard) for s, i in jobs)
-    with (
-        tqdm(total=total, desc="open world", unit="image", mininterval=2) as bar,
-        ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_one_thread) as pool,
-    ):
-        futures = [pool.submit(_job, world, split, i) for split, i in jobs]
-        for future in as_completed(futures):
-            bar.update(future.result())
+    with tqdm(total=total, desc="open world", unit="image", mininterval=2) as bar:
+        if workers == 1:
+            for split, i in jobs:
+                bar.update(_job(world, split, i))
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            futures = [pool.submit(_job, world, split, i) for split, i in jobs]
+            for future in as_completed(futures):
+                bar.update(future.result())
 
 
 def _one_thread() -> None:

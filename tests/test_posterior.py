@@ -1,0 +1,88 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import trimesh
+from matplotlib import pyplot as plt
+from skimage import data
+
+from humr import figures, posterior
+from humr.bodies import load_body
+from humr.config import Model
+from humr.detectors import Detector, PersonNotFoundError
+from humr.mesh import Humr
+from humr.skeletons import ARTICULATED, COCO17
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body("small")
+
+
+@pytest.fixture(scope="module")
+def chain():
+    torch.manual_seed(0)
+    small = Model(features=2016, feature_width=16, window_info=True, blocks=1, hidden=16,
+                  head_hidden=16, normalise=True)  # fmt: skip
+    model = Humr(small)
+    upright = torch.eye(3)[:2].flatten().repeat(22)
+    model.flow.standardize(upright + 0.1 * torch.randn(50, 132))
+    return model.eval(), Detector.load()
+
+
+def draw(chain, image=None, **options):
+    image = data.astronaut() if image is None else image
+    generator = torch.Generator().manual_seed(0)
+    return posterior.posterior_of(image, *chain, hypotheses=8, generator=generator, **options)
+
+
+@pytest.fixture(scope="module")
+def astronaut(chain):
+    return draw(chain)
+
+
+def test_camera_of_a_photograph_is_the_diagonal_unless_told(astronaut, chain):
+    assert float(astronaut.focal) == pytest.approx(512 * 2**0.5)
+    assert float(draw(chain, focal=700.0).focal) == 700
+    assert astronaut.centre.tolist() == [256, 256]
+
+
+def test_box_of_the_batch_is_larger_than_the_detected_one(astronaut):
+    x0, y0, x1, y1 = astronaut.detection.box.tolist()
+    assert float(astronaut.batch.box[0, 2]) == pytest.approx(1.2 * max(x1 - x0, y1 - y0), rel=1e-5)
+
+
+def test_joint_table_has_units_and_agrees_with_the_samples(astronaut, body):
+    table = astronaut.joint_table(body)
+    assert list(table.joint) == list(COCO17.names)
+    points = astronaut.keypoints(body)
+    spread = 1e3 * (points - points.mean(0)).norm(dim=-1).mean(0)
+    np.testing.assert_allclose(table.spread_mm, spread, atol=0.06)
+    assert (table.radius90_mm >= table.spread_mm * 0.9).all()
+    assert astronaut.most_uncertain(body) in ARTICULATED
+
+
+def test_written_files_can_be_read_by_others(astronaut, body, tmp_path):
+    astronaut.write(tmp_path, body)
+    assert len(pd.read_csv(tmp_path / "joints.csv")) == 17
+    with np.load(tmp_path / "hypotheses.npz", allow_pickle=False) as stored:
+        assert stored["rotations"].shape == (8, 22, 3, 3)
+        np.testing.assert_allclose(stored["focal"], float(astronaut.focal), rtol=1e-6)
+    mesh = trimesh.load(tmp_path / "mode.ply", process=False)
+    np.testing.assert_allclose(mesh.vertices, astronaut.mode.vertices(body), atol=1e-5)
+
+
+def test_panel_draws(astronaut, body, tmp_path):
+    panel = figures.photo_panel(astronaut, body)
+    panel.savefig(tmp_path / "panel.png", dpi=40)
+    assert len(panel.axes) >= 12
+    plt.close(panel)
+
+
+def test_bad_requests_are_refused(chain):
+    with pytest.raises(ValueError, match="hypotheses must be at least 2"):
+        posterior.posterior_of(data.astronaut(), *chain, hypotheses=1, generator=torch.Generator())
+    with pytest.raises(ValueError, match="focal must be a positive"):
+        draw(chain, focal=-1.0)
+    with pytest.raises(PersonNotFoundError, match="found no person"):
+        draw(chain, image=np.full((200, 200, 3), 127, np.uint8))
