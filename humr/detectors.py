@@ -21,11 +21,24 @@ from torch.nn.functional import grid_sample
 from humr import assets, heatmaps
 from humr.cameras import Crop
 from humr.heatmaps import HeatmapGrid
-from humr.photos import Box, RgbImage, check_box, check_image, cut, square, window_at
+from humr.persons import (
+    INPUT_PERSON,
+    MARGIN,
+    Person,
+    around,
+    decode_people,
+    suppress_doubles,
+    whole,
+)
+from humr.photos import Box, RgbImage, check_box, check_image, cut, square
 from humr.skeletons import COCO17_FROM_BLAZEPOSE
 
-MARGIN = 1.25  # window = 1.25 boxes or body circles, as in the detector's own graph
-INPUT_PERSON, INPUT_POSE = 224, 256  # px
+SURE = 0.6  # score from which one look is enough; clear people have about 0.7
+WIDE = 1.6  # boxes, where the first looks are unsure
+MOST_PEOPLE = 6  # are looked at to find the largest
+SURE = 0.7  # score of a look that needs no wider one (on renders 72 % of the images)
+SEARCH = 1.8  # boxes, the window in which the person network looks for the person in a box
+INPUT_POSE = 256  # px
 GRID = HeatmapGrid()
 # 90 % quantiles of the peaks of visible joints on renders, in COCO order.
 USUAL_PEAK = (
@@ -37,15 +50,6 @@ INNER = ((1, 2, 2, 288), (1, 8, 8, 864))  # shapes of inner layers that serve as
 
 class PersonNotFoundError(ValueError):
     """No person in the image (or none that the detector can see)."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody in the image: upright square around the body, the body-aligned window, score."""
-
-    box: Box
-    window: Crop
-    score: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Detection:
         features_mid: Middle layer, mean over positions.
         flag: Probability that there is a person in the window.
         world_landmarks: The detector's own guess in metres about the hips (x right, y down).
-        people: Everybody found in the image (if a box is given: around it), largest first.
+        people: Everybody found, largest first; with the box of the visible part, except around
+            a given box.
     """
 
     crop: Crop
@@ -132,29 +137,33 @@ class Detector:
         return cls(person, pose)
 
     def find_people(self, image: np.ndarray, *, window: Crop | None = None) -> list[Person]:
-        """Find everybody in the image, or in a window of it, largest first."""
+        """Find everybody in the image or in an upright window of it, largest first."""
         check_image(image)
-        height, width = image.shape[:2]
-        window = window or window_at(width / 2, height / 2, float(max(width, height)))
-        pixels = cut(image, window, INPUT_PERSON).astype(np.float32) / 127.5 - 1
-        outputs = self.person_network(pixels)
+        found = [self._people_in(image, w) for w in ([window] if window else whole(image))]
+        people = suppress_doubles([person for some in found for person in some])
+        return sorted(people, key=lambda p: -float(p.window.side))
+
+    def _people_in(self, image: RgbImage, window: Crop) -> list[Person]:
+        outputs = self.person_network(cut(image, window, INPUT_PERSON) / np.float32(127.5) - 1)
         return decode_people(outputs[(2254, 12)], outputs[(2254, 1)][:, 0], window)
 
     def detect(self, image: np.ndarray, box: Any = None) -> Detection:  # noqa: ANN401
         """Detect one person: the one in the box, else the largest that is found.
 
-        Without a box the mask of a first look gives one; from there on the two ways are the same.
-        Two windows compete by `Detection.score`: upright around the box, and aligned with the
-        body. Either alone fails often: the first on turned, the second on hidden people.
+        Windows compete by `Detection.score`: upright around the box, and aligned with the body.
+        Either alone fails often: the first on turned, the second on hidden people. If both are
+        unsure, a wider window competes too: people who are cut off reach beyond their box.
+        Without a box the mask of a first look gives one, and the first look competes as well.
         """
         check_image(image)
         if box is None:
             return self._detect_largest(image)
         box = check_box(box, image)
-        people = self.find_people(image, window=square(box, margin=1.5))
+        people = self.find_people(image, window=square(box, margin=SEARCH))
         aligned = [person.window for person in people if _inside(person.window.centre, box)]
-        windows = [square(box, margin=MARGIN), *aligned[:1]]
-        best = max((self.look(image, window) for window in windows), key=lambda d: d.score)
+        best = self._best_look(image, [square(box, margin=MARGIN), *aligned[:1]])
+        if best.score < SURE:
+            best = max(best, self.look(image, square(box, margin=WIDE)), key=lambda d: d.score)
         return replace(best, box=torch.tensor(box), people=tuple(people))
 
     def _detect_largest(self, image: RgbImage) -> Detection:
@@ -164,13 +173,31 @@ class Detector:
                 "found no person in the image; people who are small or far from upright are "
                 "missed: give box=(x0, y0, x1, y1) in pixels"
             )
-        first = self.look(image, people[0].window)
-        found = self.detect(image, bounds(first, image) or people[0].box)
-        return replace(found, people=tuple(people))
+        found = [person for window in whole(image) for person in self._people_in(image, window)]
+        firsts = [self._first_look(image, person, found) for person in people[:MOST_PEOPLE]]
+        largest = max(firsts, key=lambda d: _area(d.box))
+        box = tuple(largest.box.tolist())
+        best = max(largest, self.detect(image, box), key=lambda d: d.score)
+        people = [
+            replace(person, box=tuple(first.box.tolist()))
+            for person, first in zip(people, firsts, strict=False)
+        ]
+        return replace(best, box=largest.box, people=tuple(sorted(people, key=_size)))
+
+    def _first_look(self, image: RgbImage, person: Person, found: list[Person]) -> Detection:
+        """Look at all windows of one person; the box becomes that of the mask."""
+        same = [other for other in found if len(suppress_doubles([person, other])) == 1]
+        windows = [w for p in same for w in (square(p.box, margin=MARGIN), p.window)]
+        best = self._best_look(image, windows)
+        box = bounds(best, image) or check_box(person.box, image)
+        return replace(best, box=torch.tensor(box))
+
+    def _best_look(self, image: RgbImage, windows: list[Crop]) -> Detection:
+        return max((self.look(image, window) for window in windows), key=lambda d: d.score)
 
     def look(self, image: RgbImage, window: Crop) -> Detection:
         """Run the pose network on one window, whatever it shows."""
-        outputs = self.pose_network(cut(image, window, INPUT_POSE).astype(np.float32) / 255)
+        outputs = self.pose_network(cut(image, window, INPUT_POSE) / np.float32(255))
         logits = torch.from_numpy(outputs[(64, 64, 39)]).permute(2, 0, 1)
         maps = logits[list(COCO17_FROM_BLAZEPOSE)].sigmoid()
         cells, peak = heatmaps.decode(maps)
@@ -191,10 +218,13 @@ class Detector:
         )
 
 
-def around(window: Crop) -> Box:
-    """Return the upright square of the window's centre and side."""
-    (x, y), half = window.centre.tolist(), float(window.side) / 2
-    return x - half, y - half, x + half, y + half
+def _area(box: Float[Tensor, "4"]) -> float:
+    return float((box[2:] - box[:2]).prod())
+
+
+def _size(person: Person) -> float:
+    """Sort key: the largest box first."""
+    return -_area(torch.tensor(person.box))
 
 
 def _inside(point: Float[Tensor, "2"], box: Box) -> bool:
@@ -203,72 +233,35 @@ def _inside(point: Float[Tensor, "2"], box: Box) -> bool:
 
 
 def bounds(detection: Detection, image: RgbImage) -> Box | None:
-    """Return the upright box of the mask within the image, without thin specks."""
-    size = detection.mask.shape[-1]
-    solid = -torch.nn.functional.max_pool2d(-detection.mask_probability[None], 3, 1, 1)[0] > 0.5
+    """Return the upright box of the mask within the image; None if there is no mask.
+
+    Thin specks do not count, nor what is far from the keypoints: masks may hold two people.
+    """
+    probability = detection.mask_probability
+    solid = -torch.nn.functional.max_pool2d(-probability[None], 3, 1, 1)[0] > 0.5
     rows, columns = solid.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return None
-    points = (torch.stack([columns, rows], -1) + 0.5) * (2 / size) - 1
+    points = (torch.stack([columns, rows], -1) + 0.5) * (2 / len(probability)) - 1
     points = detection.crop.to_image(points)
-    spread = float(detection.crop.side) / size * 1.5  # the opening took one pixel and a half
-    low, high = points.amin(0) - spread, points.amax(0) + spread
+    low, high = _reach(detection)
+    points = points[((points > low) & (points < high)).all(-1)]
+    if len(points) == 0:
+        return None
+    spread = float(detection.crop.side) / len(probability) * 1.5  # what the pooling took away
     limit = torch.tensor([image.shape[1], image.shape[0]])
-    x0, y0, x1, y1 = torch.cat([low.clamp_min(0), high.minimum(limit)]).tolist()
+    low, high = (points.amin(0) - spread).clamp_min(0), (points.amax(0) + spread).minimum(limit)
+    x0, y0, x1, y1 = torch.cat([low, high]).tolist()
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def anchors() -> Float[np.ndarray, "2254 2"]:
-    """Centres of the person network's cells in [0, 1]: 28 x 28 x 2, 14 x 14 x 2, 7 x 7 x 6."""
-    grids = []
-    for size, repeats in ((28, 2), (14, 2), (7, 6)):
-        ticks = (np.arange(size) + 0.5) / size
-        y, x = np.meshgrid(ticks, ticks, indexing="ij")
-        grids.append(np.stack([x, y], -1).reshape(-1, 2).repeat(repeats, 0))
-    return np.concatenate(grids)
-
-
-def decode_people(
-    raw: Float[np.ndarray, "2254 12"],
-    logits: Float[np.ndarray, " 2254"],
-    window: Crop,
-    *,
-    threshold: float = 0.5,
-    overlap: float = 0.3,
-) -> list[Person]:
-    """Turn outputs of the person network into people: threshold, suppress doubles, largest first.
-
-    Columns of `raw`: head box (middle, size), then points in units of 224 px relative to the
-    anchor; point 0 is the middle of the hips, point 1 lies on the circle around the body, upwards.
-    """
-    score = 1 / (1 + np.exp(-np.clip(logits.astype(float), -100, 100)))
-    order = [i for i in np.argsort(-score, kind="stable") if score[i] > threshold]
-    values = raw[order] / INPUT_PERSON
-    values[:, [0, 4, 6]] += anchors()[order, :1]
-    values[:, [1, 5, 7]] += anchors()[order, 1:]
-    kept: list[int] = []
-    for i in range(len(order)):
-        if all(_overlap(values[i, :4], values[k, :4]) < overlap for k in kept):
-            kept.append(i)
-    people = [_person(values[i, 4:8], float(score[order[i]]), window) for i in kept]
-    return sorted(people, key=lambda person: -float(person.window.side))
-
-
-def _overlap(a: Float[np.ndarray, "4"], b: Float[np.ndarray, "4"]) -> float:
-    """Intersection over union of two boxes (middle, size)."""
-    low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
-    high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
-    common = np.prod(np.clip(high - low, 0, None))
-    return float(common / max(np.prod(a[2:]) + np.prod(b[2:]) - common, 1e-12))
-
-
-def _person(points: Float[np.ndarray, "4"], score: float, window: Crop) -> Person:
-    on_window = torch.from_numpy(points.astype(np.float32)).reshape(2, 2) * 2 - 1
-    (x, y), (tip_x, tip_y) = window.to_image(on_window).tolist()
-    radius = float(np.hypot(tip_x - x, tip_y - y))
-    roll = float(np.arctan2(tip_x - x, y - tip_y))
-    box = (x - radius, y - radius, x + radius, y + radius)
-    return Person(box, window_at(x, y, 2 * MARGIN * radius, roll), score)
+def _reach(detection: Detection) -> tuple[Float[Tensor, "2"], Float[Tensor, "2"]]:
+    """Corners of the box of the keypoints that may be visible, with a quarter around it."""
+    seen = detection.confidence >= 0.5
+    if not seen.any():
+        return torch.full((2,), -torch.inf), torch.full((2,), torch.inf)
+    points = detection.keypoints_image[seen]
+    low, high = points.amin(0), points.amax(0)
+    margin = 0.25 * (high - low).max()
+    return low - margin, high + margin
 
 
 class Network:
