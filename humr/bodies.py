@@ -9,7 +9,6 @@ the first rotation turns the body about the pelvis. No translation is added here
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from humr.body_files import BETAS, BodyParts, body_path, read_body
+from humr.body_files import ANCESTORS, BETAS, BodyParts, body_path, read_body
 from humr.skeletons import BODY22, COCO17, SMPLX55
 
 if TYPE_CHECKING:
@@ -33,14 +32,6 @@ _SMPLX_FACE = {
 }  # fmt: skip
 
 
-def _body_ancestors() -> tuple[int, ...]:
-    """For each of the 55 joints, the nearest of the 22 body joints at or above it."""
-    found: list[int] = []
-    for joint, parent in enumerate(SMPLX55.parents):
-        found.append(joint if joint < len(BODY22) else found[parent])
-    return tuple(found)
-
-
 def _levels(parents: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """Joints grouped by their distance from the root."""
     depth: list[int] = []
@@ -51,7 +42,6 @@ def _levels(parents: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     )
 
 
-ANCESTORS = _body_ancestors()
 LEVELS = _levels(BODY22.parents)
 assert sum(LEVELS, ()) == tuple(range(len(BODY22))), "joints are numbered level by level"
 
@@ -121,12 +111,10 @@ class FoldedRegressor(nn.Module):
     ) -> None:
         super().__init__()
         outputs = nn.functional.one_hot(output).to(template.dtype).T.contiguous()
-        self.register_buffer("joints", joints, persistent=False)
-        self.register_buffer("outputs", outputs, persistent=False)
-        self.register_buffer("template", template, persistent=False)
-        self.register_buffer("directions", directions, persistent=False)
-        self.register_buffer("correctives", correctives, persistent=False)
-        self.register_buffer("mass", mass, persistent=False)
+        tensors = {"joints": joints, "outputs": outputs, "template": template, "mass": mass}
+        tensors |= {"directions": directions, "correctives": correctives}
+        for key, tensor in tensors.items():
+            self.register_buffer(key, tensor, persistent=False)
 
     def forward(
         self,
@@ -147,8 +135,7 @@ class FoldedRegressor(nn.Module):
 def _combine(
     directions: Float[Tensor, "points 3 columns"], values: Float[Tensor, "*batch columns"]
 ) -> Float[Tensor, "*batch points 3"]:
-    flat = values @ directions.flatten(0, 1).T
-    return flat.unflatten(-1, directions.shape[:2])
+    return (values @ directions.flatten(0, 1).T).unflatten(-1, directions.shape[:2])
 
 
 def _blend(
@@ -177,7 +164,6 @@ class Body(nn.Module):
     def __init__(self, name: str, parts: BodyParts) -> None:
         super().__init__()
         self.name, self.parents = name, SMPLX55.parents
-        parts = replace(parts, weights=_folded_weights(parts.weights))
         regressor = parts.joint_regressor
         for key in ("faces", "template", "shape_directions", "pose_directions", "weights", "part"):
             self.register_buffer(key, getattr(parts, key), persistent=False)
@@ -188,8 +174,7 @@ class Body(nn.Module):
         self._regressors = {n: r.float() for n, r in parts.regressors.items()}
         self._folded = nn.ModuleDict({n: _fold(parts, r) for n, r in parts.regressors.items()})
         if not self._folded and len(parts.template) == _SMPLX_VERTICES:
-            coco = _coco_of_smplx(parts, self.joint_template, directions)
-            self._folded["coco17"] = coco
+            self._folded["coco17"] = _coco_of_smplx(parts, self.joint_template, directions)
 
     @property
     def betas(self) -> int:
@@ -210,9 +195,7 @@ class Body(nn.Module):
             )
         return self._regressors[skeleton_name].to(self.template)
 
-    def rest_vertices(
-        self, betas: Float[Tensor, "*batch betas"]
-    ) -> Float[Tensor, "*batch vertices 3"]:
+    def rest_vertices(self, betas: Float[Tensor, "*batch betas"]) -> Float[Tensor, "*batch v 3"]:
         """Return the vertices of shaped bodies in the T-pose: template + directions b."""
         self._check_betas(betas)
         return _blend(self.template, self.shape_directions, betas)
@@ -259,22 +242,19 @@ class Body(nn.Module):
         betas: Float[Tensor, "*#batch betas"],
         skeleton_name: str,
     ) -> Float[Tensor, "*batch outputs 3"]:
-        """Return key points, equal to `regressor(skeleton_name) @ vertices` but without vertices."""
+        """Return key points: equal to `regressor @ vertices`, but without any vertices."""
         if skeleton_name not in self._folded:
             raise ValueError(
                 f"body {self.name} has no key points {skeleton_name!r}; it has "
                 f"{', '.join(self.skeletons) or 'none'}. Original SMPL-X files hold no such "
                 "regressors: use the open body, or joints()"
             )
-        self._check_betas(betas)
         linear, shift = self._skinning_transforms(rotations, betas)
         features = None if self.pose_directions is None else pose_features(rotations)
         return self._folded[skeleton_name](linear, shift, betas, features)
 
     def _skinning_transforms(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-        rest = _blend(
-            self.joint_template[: len(BODY22)], self.joint_directions[: len(BODY22)], betas
-        )
+        rest = self.rest_joints(betas)[..., : len(BODY22), :]
         turned, placed = forward_kinematics(rotations, rest)
         return turned, placed - (turned @ rest[..., None])[..., 0]
 
@@ -328,12 +308,6 @@ def _coco_of_smplx(parts: BodyParts, joints: Tensor, directions: Tensor) -> Fold
         correctives,
         torch.cat([face.mass, face.mass.new_ones(len(limbs))]),
     )
-
-
-def _folded_weights(weights: Float[Tensor, "vertices 55"]) -> Float[Tensor, "vertices 22"]:
-    """Add the weights of jaw, eyes and fingers to the body joint that moves them."""
-    folded = weights.new_zeros(len(weights), len(BODY22))
-    return folded.index_add(1, torch.tensor(ANCESTORS), weights)
 
 
 def load_body(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> Body:

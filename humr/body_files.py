@@ -23,6 +23,18 @@ _LONG_FILE, _SHORT_FILE_BETAS = 400, 10
 _DAMAGED = "Usual cause: a broken or partial download, or a file in another format"
 
 
+def _body_ancestors() -> tuple[int, ...]:
+    """For each of the 55 joints, the nearest of the 22 body joints at or above it."""
+    found: list[int] = []
+    for joint, parent in enumerate(SMPLX55.parents):
+        found.append(joint if joint < len(BODY22) else found[parent])
+    return tuple(found)
+
+
+# The body joint that each of the 55 moves with while jaw, eyes and fingers stay at the identity.
+ANCESTORS = _body_ancestors()
+
+
 @dataclass(frozen=True)
 class BodyParts:
     """The arrays of a body file that are used, as float64 tensors."""
@@ -31,7 +43,7 @@ class BodyParts:
     template: Tensor  # (V, 3)
     shape_directions: Tensor  # (V, 3, betas)
     pose_directions: Tensor | None  # (V, 3, 189); None when the file has no correctives
-    weights: Tensor  # (V, 55)
+    weights: Tensor  # (V, 22): those of jaw, eyes and fingers added to their ancestors
     joint_regressor: Tensor  # (55, V)
     regressors: dict[str, Tensor]  # (K, V)
     part: Tensor  # (V,) int64: the joint of the 55 that moves the vertex most
@@ -85,7 +97,7 @@ def _parts(path: Path, data: NpzFile) -> BodyParts:
         template=_real(path, "v_template", template),
         shape_directions=_real(path, "shapedirs", shapes[..., :betas]),
         pose_directions=_pose_directions(path, data, count),
-        weights=_real(path, "weights", weights),
+        weights=_folded(_real(path, "weights", weights)),
         joint_regressor=_real(path, "J_regressor", regressor),
         regressors=_regressors(path, data, count),
         part=torch.from_numpy(weights.argmax(1)),
@@ -118,6 +130,12 @@ def _pose_directions(path: Path, data: NpzFile, count: int) -> Tensor | None:
     return _real(path, "posedirs", body) if body.any() else None
 
 
+def _folded(weights: Tensor) -> Tensor:
+    """Add the weights of jaw, eyes and fingers to the body joint that moves them."""
+    folded = weights.new_zeros(len(weights), len(BODY22))
+    return folded.index_add(1, torch.tensor(ANCESTORS), weights)
+
+
 def _check_tree(path: Path, table: np.ndarray) -> None:
     parents = tuple(table[0, 1:].astype(np.int64)) if table.ndim == 2 else ()
     if parents != SMPLX55.parents[1:]:
@@ -141,21 +159,15 @@ def _real(path: Path, key: str, values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
-def _open(path: Path) -> NpzFile:
-    """Open an archive without reading or unpickling anything."""
-    data = np.load(path, allow_pickle=False)
-    if not isinstance(data, NpzFile):
-        raise ValueError("it holds one bare array")
-    return data
-
-
 def read_body(path: Path) -> BodyParts:
     """Read and check a body file."""
-    try:
-        data = _open(path)
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz body file: {error}. {_DAMAGED}") from error
-    with data:
+    with path.open("rb") as file:
+        try:
+            data = np.load(file, allow_pickle=False)
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            raise ValueError(f"{path} is no .npz body file: {error}. {_DAMAGED}") from error
+        if not isinstance(data, NpzFile):
+            raise ValueError(f"{path} is no .npz body file: it holds one bare array. {_DAMAGED}")
         try:
             return _parts(path, data)
         except (OSError, EOFError, BadZipFile, zlib.error) as error:

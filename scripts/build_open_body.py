@@ -706,7 +706,7 @@ def write(path: Path, mesh: dict, regressor: np.ndarray, sets: dict, landmarks: 
     shapedirs = np.zeros((count, 3, 400), np.float32)
     shapedirs[..., :BETAS] = np.round(mesh["directions"], 7)
     parents = np.array(SMPLX55.parents, dtype=np.int64)
-    weights = np.where(mesh["weights"] < 1e-4, 0, mesh["weights"])
+    weights = mesh["weights"].astype(np.float32)
     data = {
         "v_template": mesh["template"].astype(np.float32),
         "f": mesh["faces"].astype(np.uint32),
@@ -714,8 +714,8 @@ def write(path: Path, mesh: dict, regressor: np.ndarray, sets: dict, landmarks: 
         "posedirs": np.zeros((count, 3, 486), np.float32),
         "J_regressor": regressor.astype(np.float32),
         "kintree_table": np.stack([np.where(parents < 0, 2**32 - 1, parents), np.arange(55)]),
-        "weights": (weights / weights.sum(1, keepdims=True)).astype(np.float32),
-        "part": mesh["weights"].argmax(1).astype(np.uint8),
+        "weights": weights,
+        "part": weights.argmax(1).astype(np.uint8),
         "joint_names": np.array(SMPLX55.names),
         "named_vertices": np.asarray(mesh["named"], np.int64),
         "named_vertices_names": np.array(list(SLOTS)),
