@@ -18,7 +18,8 @@ NAMES = {path.stem for path in PACKAGE}
 LAYERS = (
     {"__init__", "paths", "config", "rotations", "skeletons", "cameras", "heatmaps", "rasters"},
     {"assets", "environment", "execution", "flows", "losses", "metrics", "calibration"},
-    {"body_files", "bodies", "rendering", "viewer", "photos", "poses", "appearance", "detectors"},
+    {"body_files", "bodies", "rendering", "viewer", "poses", "appearance"}
+    | {"photos", "persons", "detectors"},
     {"scenes", "datasets", "encoders", "world", "training"},
     {"mesh", "lifting", "official"},
     {"posterior", "evaluation", "experiments", "figures", "diagrams", "notebooks"},
