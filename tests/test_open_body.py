@@ -236,5 +236,5 @@ def test_face_landmarks_lie_on_the_face(bodies, files, name):
     assert outline[0, 8, 1] < mouth[1]  # over the chin
     # rows 39 and 78 are opposite turns, hence mirror images of each other
     torch.testing.assert_close(outline[78].flip(0) * MIRROR, outline[39], atol=0.012, rtol=0)
-    # turned to its left (row 78): the outline runs far back on the right, near the nose on the left
+    # turned to its left (row 78): the outline runs far back on the right, near the nose left
     assert outline[78, 2:6, 2].mean() < outline[78, 11:15, 2].mean() - 0.02
