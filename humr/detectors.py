@@ -33,10 +33,9 @@ from humr.persons import (
 from humr.photos import Box, RgbImage, check_box, check_image, cut, square
 from humr.skeletons import COCO17_FROM_BLAZEPOSE
 
-SURE = 0.6  # score from which one look is enough; clear people have about 0.7
 WIDE = 1.6  # boxes, where the first looks are unsure
 MOST_PEOPLE = 6  # are looked at to find the largest
-SURE = 0.7  # score of a look that needs no wider one (on renders 72 % of the images)
+SURE = 0.6  # score from which one look is enough; clear people have about 0.7
 SEARCH = 1.8  # boxes, the window in which the person network looks for the person in a box
 INPUT_POSE = 256  # px
 GRID = HeatmapGrid()
@@ -150,20 +149,21 @@ class Detector:
     def detect(self, image: np.ndarray, box: Any = None) -> Detection:  # noqa: ANN401
         """Detect one person: the one in the box, else the largest that is found.
 
-        Windows compete by `Detection.score`: upright around the box, and aligned with the body.
-        Either alone fails often: the first on turned, the second on hidden people. If both are
-        unsure, a wider window competes too: people who are cut off reach beyond their box.
-        Without a box the mask of a first look gives one, and the first look competes as well.
+        A look at the upright window around the box is enough if it is sure (score of `SURE`).
+        Else two more windows compete: one aligned with the body, for turned people, and a wide
+        one, for people who are cut off and reach beyond their box. Without a box the mask of a
+        first look gives one, and the first look competes as well.
         """
         check_image(image)
         if box is None:
             return self._detect_largest(image)
         box = check_box(box, image)
-        people = self.find_people(image, window=square(box, margin=SEARCH))
-        aligned = [person.window for person in people if _inside(person.window.centre, box)]
-        best = self._best_look(image, [square(box, margin=MARGIN), *aligned[:1]])
+        best, people = self.look(image, square(box, margin=MARGIN)), []
         if best.score < SURE:
-            best = max(best, self.look(image, square(box, margin=WIDE)), key=lambda d: d.score)
+            people = self.find_people(image, window=square(box, margin=SEARCH))
+            aligned = [person.window for person in people if _inside(person.window.centre, box)]
+            other = self._best_look(image, [square(box, margin=WIDE), *aligned[:1]])
+            best = max(best, other, key=lambda d: d.score)
         return replace(best, box=torch.tensor(box), people=tuple(people))
 
     def _detect_largest(self, image: RgbImage) -> Detection:
