@@ -26,6 +26,7 @@ class World:
     test: int = 1_000
     shard: int = 200  # images per shard
     window: int = 288  # rendered pixels per side; covers 1.25 boxes
+    backgrounds: int = 40  # painted once, then cut, flipped and recoloured
     occluded: float = 0.45  # share of images with an object in front of the person
     truncated: float = 0.20  # share of images that cut the person off
     frontal: float = 0.60  # share of bodies that face the camera within 60 degrees

@@ -28,6 +28,7 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
     """Show an image without ticks."""
     ax.imshow(image, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
     ax.set_title(title, fontsize=9)
     ax.set_frame_on(False)
     return ax
@@ -125,14 +126,22 @@ def photo_panel(posterior: Posterior, body: Body) -> Figure:
     for i, vertices in enumerate(four[2:]):
         picture(axes[2, i], window.overlay(vertices, body), f"hypothesis {i + 3}")
     joint = posterior.most_uncertain(body)
-    heatmap_beside_projections(axes[2, 2], axes[2, 3], posterior, body, window, joint)
+    heatmap_beside_projections(axes[2, 2], axes[2, 3], posterior, body, joint)
     return fig
 
 
+def window_of_joint(posterior: Posterior, body: Body, joint: int) -> Window:
+    """Return a window that holds the box and nearly all projections of one joint."""
+    projected = posterior.pixels(posterior.keypoints(body))[:, joint]
+    reach = posterior.batch.crop.to_crop(projected[None]).abs().amax(-1)
+    return Window.around(posterior, margin=float(torch.quantile(reach, 0.95).clamp(1.15, 2.6)))
+
+
 def heatmap_beside_projections(
-    left: Axes, right: Axes, posterior: Posterior, body: Body, window: Window, joint: int
+    left: Axes, right: Axes, posterior: Posterior, body: Body, joint: int
 ) -> None:
     """Show the heatmap of one joint, and where 100 hypotheses project it."""
+    window = window_of_joint(posterior, body, joint)
     name = COCO17.names[joint].replace("_", " ")
     detection = posterior.detection
     picture(left, window.image // 2, f"heatmap: {name}")

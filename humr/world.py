@@ -45,16 +45,20 @@ class Studio:
     body: Body
     detector: Detector
     wardrobe: Wardrobe
-    bank: np.ndarray
 
 
 @cache
 def studio() -> Studio:
-    """Load body and detector and paint the backgrounds."""
+    """Load body and detector."""
     body = load_body("small")
     wardrobe = Wardrobe.of(body.part.numpy(), body.template.numpy())
-    bank = background_bank(40, 400, rng=np.random.default_rng(7))
-    return Studio(body, Detector.load(), wardrobe, bank)
+    return Studio(body, Detector.load(), wardrobe)
+
+
+@cache
+def backgrounds(count: int) -> np.ndarray:
+    """Paint the backgrounds, the same in every process."""
+    return background_bank(count, 400, rng=np.random.default_rng(7))
 
 
 def directory(world: World) -> Path:
@@ -77,7 +81,8 @@ def views(world: World, split: str, shard: int, start: int, stop: int) -> Views:
     ]
     s = studio()
     chosen = scenes(world, split, shard)[start:stop]
-    return view(chosen, world, s.body, s.wardrobe, s.bank, rngs=rngs)
+    bank = backgrounds(world.backgrounds)
+    return view(chosen, world, s.body, s.wardrobe, bank, rngs=rngs)
 
 
 def make_shard(world: World, split: str, shard: int) -> Records:

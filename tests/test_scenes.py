@@ -10,7 +10,8 @@ from humr.config import World
 from humr.datasets import unpack_mask
 from humr.skeletons import COCO17
 
-WORLD = World(labelled=6, points=6, unlabelled=6, validation=6, test=6, shard=6, window=160)
+WORLD = World(labelled=6, points=6, unlabelled=6, validation=6, test=6, shard=6, window=160,
+              backgrounds=3)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
