@@ -47,6 +47,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.focal)
 
+    def __getitem__(self, index: slice | Tensor) -> "Batch":
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
     def to(self, device: torch.device | str) -> "Batch":
         """Move every tensor."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
