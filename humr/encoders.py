@@ -9,6 +9,9 @@ from humr.datasets import Batch
 
 BETAS = 11
 WEAK = 3  # scale and offset of the weak-perspective camera
+# Most inner features are 0 for most images; unbounded, a rare one would be hundreds of deviations.
+OUTLIER = 5.0
+SMALLEST_STD = 0.02
 
 
 class ContextEncoder(nn.Module):
@@ -16,7 +19,8 @@ class ContextEncoder(nn.Module):
 
     $c_P$ is the 17 x (x, y, confidence) of the 2D pose through Linear, ReLU, Linear; $c_B$ is
     `cameras.box_info`. A detector that was not made for this task has a longer and raw feature
-    vector; it is standardised and shortened first (`feature_width`), and the network is told
+    vector; it is standardised, cut at 5 deviations and shortened first (`feature_width`; 720
+    features of the paper's backbone enter as they are), and the network is told
     where the detector's window lies in the box (`window_info`).
     """
 
@@ -42,16 +46,25 @@ class ContextEncoder(nn.Module):
         )
         self.width = width + model.pose_width + 3 + 5 * model.window_info
 
+    def _feature(self, features: Float[Tensor, "batch features"]) -> Tensor:
+        if isinstance(self.feature, nn.Identity):
+            return features
+        standard = (features - self.feature_mean) / self.feature_std
+        return self.feature(standard.clamp(-OUTLIER, OUTLIER))
+
     @torch.no_grad()
     def standardise(self, features: Float[Tensor, "images features"]) -> None:
         """Remember mean and standard deviation of the features of the training images."""
         self.feature_mean.copy_(features.float().mean(0))
-        self.feature_std.copy_(features.float().std(0).clamp_min(1e-3))
+        self.feature_std.copy_(features.float().std(0).clamp_min(SMALLEST_STD))
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch context"]:
         """Return the context of every image."""
-        feature = self.feature((batch.features - self.feature_mean) / self.feature_std)
-        parts = [feature, self.pose(batch.keypoints.flatten(1)), batch.box_info]
+        parts = [
+            self._feature(batch.features),
+            self.pose(batch.keypoints.flatten(1)),
+            batch.box_info,
+        ]
         if self.window_info:
             parts.append(batch.window_info)
         return torch.cat(parts, -1)

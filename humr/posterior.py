@@ -90,7 +90,7 @@ class Posterior:
             "y_detected": self.detection.keypoints_image[:, 1],
         }
         frame = pd.DataFrame({name: np.asarray(column) for name, column in table.items()})
-        digits = {"x_m": 4, "y_m": 4, "z_m": 4, "confidence": 3}
+        digits: dict[Any, int] = {"x_m": 4, "y_m": 4, "z_m": 4, "confidence": 3}
         return (
             frame.round(digits)
             .round(dict.fromkeys(frame.columns[4:6], 1))
