@@ -34,6 +34,13 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
     return ax
 
 
+def halved(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Average 2 x 2 pixels: a quarter of the bytes in a committed notebook, less noise."""
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    blocks = image[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+    return blocks.mean((1, 3)).astype(np.uint8)
+
+
 def skeleton(
     ax: Axes, points: Float[Tensor, "joints 2"], kind: Skeleton = COCO17, *, width: float = 1.5
 ) -> Axes:
