@@ -20,6 +20,7 @@ from humr.mesh import People
 from humr.posterior import Posterior
 from humr.skeletons import COCO17, Skeleton
 
+OUTSIDE = 245  # grey of what lies outside the photograph
 SPREAD_MM = 200.0  # upper end of the colour scale for spreads
 SIDE_COLOURS = {"left_": "tab:blue", "right_": "tab:orange"}
 
@@ -79,12 +80,19 @@ class Window:
         crop = Crop.upright(box[:2], margin * box[2])
         scale = size / crop.side
         corner = crop.centre - crop.side / 2
+        inside = _inside(crop, size, posterior.image)[..., None]
+        image = np.where(inside, photos.cut(posterior.image, crop, size), np.uint8(OUTSIDE))
         return cls(
             crop,
-            photos.cut(posterior.image, crop, size),
+            image,
             posterior.focal * scale,
             (posterior.centre - corner) * scale,
         )
+
+    @property
+    def faded(self) -> UInt8[np.ndarray, "size size 3"]:
+        """The image, half as strong, as a background for points."""
+        return (self.image // 2 + 120).astype(np.uint8)
 
     def pixels(self, points_image: Float[Tensor, "points 2"]) -> Float[Tensor, "points 2"]:
         """Map pixels of the photograph to pixels of the window."""
@@ -97,6 +105,14 @@ class Window:
         return rendering.overlay(
             self.image, vertices, body.faces, self.focal, self.centre, colours
         )
+
+
+def _inside(crop: Crop, size: int, image: np.ndarray) -> np.ndarray:
+    """Pixels (size, size) of an upright window that lie inside the photograph."""
+    ticks = ((torch.arange(size) + 0.5) / size * 2 - 1)[:, None].expand(-1, 2)
+    x, y = crop.to_image(ticks).T
+    columns, rows = (x >= 0) & (x < image.shape[1]), (y >= 0) & (y < image.shape[0])
+    return (rows[:, None] & columns).numpy()
 
 
 def spread_of(samples: People, body: Body, *, limit: int = 100) -> Float[Tensor, " vertices"]:
@@ -120,6 +136,7 @@ def photo_panel(posterior: Posterior, body: Body) -> Figure:
         window.pixels(posterior.detection.keypoints_image),
         posterior.detection.confidence,
     )
+    axes[0, 0].set(xlim=(0, window.image.shape[1]), ylim=(window.image.shape[0], 0))
     picture(axes[0, 1], window.overlay(mode, body), "mode")
     picture(axes[0, 2], window.overlay(mode, body, colours), "spread of the hypotheses")
     side = rendering.side_view(mode, body.faces, colours, height=420, width=420, fit_to=everyone)
@@ -151,7 +168,7 @@ def heatmap_beside_projections(
     window = window_of_joint(posterior, body, joint)
     name = COCO17.names[joint].replace("_", " ")
     detection = posterior.detection
-    picture(left, window.image // 2, f"heatmap: {name}")
+    picture(left, window.faded, f"heatmap: {name}")
     size = window.image.shape[0]
     grid = (torch.arange(size) + 0.5) / size * 2 - 1
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).flatten(0, 1)
@@ -159,7 +176,7 @@ def heatmap_beside_projections(
     where = ((cells + 0.5) / 32 - 1).reshape(1, size, size, 2)
     heatmap = detection.heatmaps[joint][None, None].to(where)
     values = torch.nn.functional.grid_sample(heatmap, where, align_corners=False)[0, 0].numpy()
-    left.imshow(values, cmap="inferno", alpha=np.clip(values / values.max(), 0, 1) ** 0.5)
+    left.imshow(values, cmap="inferno", alpha=np.clip(values / values.max(), 0, 1))
     projections(right, posterior, body, window, joint)
     left.set(xlim=(0, size), ylim=(size, 0))
 
@@ -170,9 +187,9 @@ def projections(
     """Mark where the first hypotheses project one joint."""
     name = COCO17.names[joint].replace("_", " ")
     points = posterior.pixels(posterior.keypoints(body)[:limit])
-    picture(ax, window.image // 2, f"{name}: {len(points)} hypotheses")
+    picture(ax, window.faded, f"{name}: {len(points)} hypotheses")
     x, y = window.pixels(points[:, joint]).numpy().T
-    ax.scatter(x, y, s=7, color="cyan", edgecolors="black", linewidths=0.3)
+    ax.scatter(x, y, s=7, color="tab:blue", edgecolors="white", linewidths=0.3)
     size = window.image.shape[0]
     ax.set(xlim=(0, size), ylim=(size, 0))
     return ax

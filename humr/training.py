@@ -119,7 +119,9 @@ def fit(
         draw: makes a batch from a generator.
         validate: returns metrics of the (averaged) model; "score" decides, lower is better.
         config: optimisation.
-        directory: receives `state.pt` (to resume), `best.safetensors` + `best.json`, `log.jsonl`.
+        directory: receives `state.pt` (to resume), `best.safetensors` + `best.json`, and
+            `log.jsonl` (mean terms since the last validation; a metric of validation replaces a
+            term of the same name).
         fabric: engine.
         about: anything JSON that explains the result: configuration, data, profile.
     """
