@@ -61,7 +61,7 @@ class Model:
     hidden: int = 1024
     clamp: float = 2.0
     zero_init: bool = False
-    normalise: bool = False  # put a fixed diagonal affine map (from the data) before the flow
+    normalise: bool = False  # standardise features and rotations, start shape and camera usual
     flow_dropout: float = 0.0
     head_hidden: int = 1024
     head_iterations: int = 3
@@ -97,6 +97,7 @@ class Supervision:
 
     uncertain_below: float = 0.7
     invisible_below: float = 0.5
+    mask_misses: float = 0.1  # share of true joints off the mask from which it is not trusted
     target_noise: float = 0.005  # on the 6D labels
     heatmap_samples: int = 25
 

@@ -157,13 +157,29 @@ class Records:
             focal=self.focal,
             image_size=self.image_size,
             samples=self._samples(samples, generator),
-            mask=unpack_mask(self.mask),
+            mask=self.possible_mask(),
             rotations=rotvec_to_matrix(self.rotvec),
             betas=self.betas,
             translation=self.translation,
             has_pose=every if has_pose is None else has_pose,
             has_points=every if has_points is None else has_points,
         )
+
+    def possible_mask(self) -> Bool[Tensor, "images rows columns"]:
+        """Return where the person may be, in the box: the mask of the mask loss.
+
+        The detector's mask, a pixel wider, and everything that it cannot judge: pixels outside the
+        photograph and outside its window. (The paper's masks hold every possible pixel as well.)
+        """
+        mask = unpack_mask(self.mask)
+        side = mask.shape[-1]
+        wider = torch.nn.functional.max_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0
+        ticks = (torch.arange(side, device=mask.device) + 0.5) / side * 2 - 1
+        grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)
+        pixels = self.crop.to_image(grid.expand(len(self), -1, -1))
+        inside = ((pixels >= 0) & (pixels < self.image_size[:, None])).all(-1)
+        judged = inside & (self.detector_window.to_crop(pixels).abs() <= 1).all(-1)
+        return wider | ~judged.unflatten(1, (side, side))
 
     def _samples(self, count: int, generator: torch.Generator) -> Float[Tensor, "b n 17 2"]:
         stored = self.cells.shape[1]

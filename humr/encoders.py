@@ -93,7 +93,7 @@ class ShapeCameraHead(nn.Module):
 
     @torch.no_grad()
     def start_at(self, betas: Float[Tensor, " betas"], weak: Float[Tensor, " 3"]) -> None:
-        """Set where the refinement starts: the means over the training images."""
+        """Set where the refinement starts: what is usual among the training images."""
         self.start.copy_(torch.cat([betas, weak]))
 
     def forward(

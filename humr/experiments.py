@@ -26,7 +26,7 @@ SHIPPED = DATA / "checkpoint" / "humr_open"
 
 def run_directory(run: Run) -> Path:
     """Where a run lives: one folder for each configuration."""
-    return RUNS / "models" / f"humr-{config_hash(run)}"
+    return RUNS / "models" / f"humr-{config_hash(run)}-{world.RECIPE}"
 
 
 def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:

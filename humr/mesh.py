@@ -1,7 +1,7 @@
 """HuMR: a conditional flow over joint rotations, with shape and camera beside it (WACV 2025)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -75,6 +75,7 @@ class Humr(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
+        self.normalise = model.normalise
         self.encoder = ContextEncoder(model)
         self.flow = ConditionalFlow(
             DIM,
@@ -89,8 +90,13 @@ class Humr(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, pool: Pool) -> None:
-        """Take means and deviations of the training data: features, rotations, shape, camera."""
+        """Take means and deviations of features and rotations, and typical shape and camera.
+
+        Does nothing if the configuration says `normalise=False` (the paper's form).
+        """
         records = pool.records
+        if not self.normalise:
+            return
         self.encoder.standardise(records.features)
         labelled = records[pool.has_pose.nonzero().flatten()]
         generator = torch.Generator(labelled.focal.device).manual_seed(0)
@@ -213,11 +219,12 @@ class HumrObjective(nn.Module):
         return {name: _mean(*term) for name, term in terms.items()}
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weighted sum; every term has a weight and every weight a term."""
+        """Weighted sum; every term has a weight and every weight a term; 0 leaves a term out."""
         names = {f.name for f in fields(self.weights)}
         if terms.keys() != names:
             raise ValueError(f"terms {sorted(terms)} do not match weights {sorted(names)}")
-        return torch.stack([getattr(self.weights, n) * t for n, t in terms.items()]).sum()
+        weights = {n: getattr(self.weights, n) for n in terms}
+        return torch.stack([w * terms[n] for n, w in weights.items() if w > 0]).sum()
 
     def _nll(self, batch: Batch, observation: Observation, generator: torch.Generator) -> Tensor:
         """Negative log-likelihood per dimension of slightly blurred labels (official code)."""
@@ -241,7 +248,7 @@ class HumrObjective(nn.Module):
         points = torch.where(batch.has_points[:, None, None], truth, batch.keypoints[..., :2])
         articulated = torch.zeros(17, dtype=torch.bool, device=points.device)
         articulated[list(ARTICULATED)] = True
-        return losses.supervision_targets(
+        targets = losses.supervision_targets(
             batch.samples,
             points,
             batch.keypoints[..., 2],
@@ -249,6 +256,18 @@ class HumrObjective(nn.Module):
             certain_from=self.supervision.uncertain_below,
             visible_from=self.supervision.invisible_below,
         )
+        trusted = batch.has_points & self._mask_holds(truth, batch)
+        return replace(targets, invisible=targets.invisible & trusted[:, None])
+
+    def _mask_holds(self, truth: Tensor, batch: Batch) -> Tensor:
+        """Tell whether the mask holds the labelled person (batch,): not if an object hides a part.
+
+        The paper leaves such images out of the mask loss, by the overlap of the projected body
+        with the mask; here by the share of true keypoints in the crop that lie on it.
+        """
+        in_crop = (truth.abs() <= 1).all(-1)
+        off = in_crop & ~losses.inside_mask(truth[:, None], batch.mask)[:, 0]
+        return off.sum(-1) <= self.supervision.mask_misses * in_crop.sum(-1)
 
 
 def _mean(values: Float[Tensor, " batch"], valid: Tensor) -> Tensor:

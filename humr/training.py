@@ -38,6 +38,12 @@ class Objective(Protocol):
     def total(self, terms: dict[str, Tensor]) -> Tensor: ...  # noqa: D102
 
 
+_CAUSES = (
+    "the last good state is kept. Usual causes: NaN in the data, a learning rate that is "
+    "too high, bf16 without a gradient clip"
+)
+
+
 class _Wrapper(nn.Module):
     """What Fabric wraps; the batch comes in a function, as Fabric refuses frozen dataclasses."""
 
@@ -127,6 +133,7 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = objective.model
+    about = {**about, **provenance()}  # of the code that runs, not of what is there at the end
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.rate, weight_decay=config.decay, fused=True
     )
@@ -178,14 +185,14 @@ def _step(
     total = objective.total(terms)
     if not total.isfinite():
         bad = [name for name, value in terms.items() if not value.isfinite()]
-        raise FloatingPointError(
-            f"step {step}: {bad} not finite; the last good state is kept. Usual causes: NaN in "
-            "the data, a learning rate that is too high, bf16 without a gradient clip"
-        )
+        raise FloatingPointError(f"step {step}: {bad} not finite; {_CAUSES}")
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(total)
-    if config.clip:
-        fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+    norm = fabric.clip_gradients(
+        wrapped, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+    )
+    if norm is not None and not norm.isfinite():
+        raise FloatingPointError(f"step {step}: the gradient is not finite; {_CAUSES}")
     optimizer.step()
     values = torch.stack([total.detach(), *(t.detach() for t in terms.values())]).tolist()
     return dict(zip(["total", *terms], values, strict=True))
@@ -210,6 +217,8 @@ def _validated(
     average.swap(model)
     objective.eval()
     metrics = validate(model)
+    if not math.isfinite(metrics["score"]):
+        raise FloatingPointError(f"step {progress.step}: validation is not finite; {_CAUSES}")
     row = {"step": progress.step, "seconds": progress.seconds, **means, **metrics}
     progress.log.append(row)
     if metrics["score"] < progress.best:
@@ -225,7 +234,7 @@ def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
     part = stem.with_suffix(".safetensors.part")
     save_file(tensors, part)
     part.replace(stem.with_suffix(".safetensors"))
-    write_text(stem.with_suffix(".json"), json.dumps({**about, **provenance()}, indent=1) + "\n")
+    write_text(stem.with_suffix(".json"), json.dumps({**provenance(), **about}, indent=1) + "\n")
 
 
 def load_model(stem: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[Any, dict]:
