@@ -18,6 +18,7 @@ from humr.bodies import Body, load_body
 from humr.config import PROFILES, Model, Profile, Run, config_hash, from_dict, profile, to_dict
 from humr.datasets import Batch, Pool, Records
 from humr.evaluation import energy_of, evaluate, summary
+from humr.files import write_text
 from humr.mesh import Humr, HumrObjective
 from humr.paths import DATA, RUNS
 
@@ -36,7 +37,7 @@ def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
         world.generate(run.world)
         progress = _fit(run, name, device, directory)
         done = {"step": progress.step, "best_step": progress.best_step, "best": progress.best}
-        training.write_text(directory / "done.json", json.dumps(done))
+        write_text(directory / "done.json", json.dumps(done))
     return directory / "best"
 
 
@@ -134,7 +135,7 @@ def ship(run: Run, chosen: Profile) -> dict[str, float]:
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(SHIPPED.parent / "test_rows.parquet")
     log = (run_directory(run) / "log.jsonl").read_text()
-    training.write_text(SHIPPED.parent / "training_log.jsonl", log)
+    write_text(SHIPPED.parent / "training_log.jsonl", log)
     trained_by = {key: about[key] for key in ("git", "torch", "device", "threads", "written")}
     about |= {"profile": chosen.name, "trained": trained_by, "test": result,
               "test_images": len(rows), "hypotheses": chosen.hypotheses}  # fmt: skip

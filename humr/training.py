@@ -6,7 +6,6 @@ named terms and whose `total(terms)` sums them; where batches come from is the c
 
 import json
 import math
-import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from humr.config import Training
+from humr.files import write_text
 from humr.paths import ROOT
 
 Draw = Callable[[torch.Generator], Any]
@@ -312,10 +312,3 @@ def _resume(
     generator.set_state(state["generator"])
     torch.set_rng_state(state["torch"])
     return Progress(**state["progress"])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is either whole or as before."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)

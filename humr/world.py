@@ -7,13 +7,11 @@ any shard, in any order, again and again. A shard appears under its name only wh
 import json
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from humr.cameras import Crop
 from humr.config import World, config_hash, to_dict
 from humr.datasets import Records, pack_mask
 from humr.detectors import Detection, Detector
+from humr.files import digest, write_text
 from humr.paths import DATA
 from humr.rotations import matrix_to_rotvec
 from humr.scenes import BOX_SCALE, Scenes, Views, draw_scenes, view
@@ -178,10 +177,12 @@ def write(path: Path, records: Records) -> None:
     """Write a shard so that it is either whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
-    handle, name = tempfile.mkstemp(suffix=".part", dir=path.parent)
-    os.close(handle)
-    save_file(tensors, name)
-    Path(name).replace(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def shards(world: World, split: str) -> list[Path]:
@@ -203,7 +204,8 @@ def generate(world: World, *, splits: Iterable[str] = SPLITS, workers: int | Non
     if jobs:
         small = world.shard * len(jobs) <= _WORTH_A_PROCESS
         _run(world, jobs, 1 if small else workers or os.cpu_count() or 1)
-    _write_manifest(world)
+    if jobs or not (directory(world) / "manifest.json").exists():
+        _write_manifest(world)
     return directory(world)
 
 
@@ -237,12 +239,9 @@ def _write_manifest(world: World) -> None:
         "world": to_dict(world),
         "recipe": RECIPE,
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "shards": {p.name: sha256(p.read_bytes()).hexdigest() for p in present},
+        "shards": {p.name: digest(p) for p in present},
     }
-    path = directory(world) / "manifest.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(manifest, indent=1))
-    part.replace(path)
+    write_text(directory(world) / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def load(world: World, split: str) -> Records:
@@ -253,4 +252,11 @@ def load(world: World, split: str) -> Records:
             f"{len(missing)} of {len(paths)} shards of {split!r} are not there yet "
             f"(first: {missing[0]}); make them with: python3 -m humr world"
         )
+    expected = json.loads((directory(world) / "manifest.json").read_text())["shards"]
+    for path in paths:
+        if digest(path) != expected.get(path.name):
+            raise ValueError(
+                f"{path.name} is not what the manifest says (damaged, or made by other code); "
+                "delete it and manifest.json, and run the world again"
+            )
     return Records.join([Records.read(path) for path in paths])

@@ -1,0 +1,20 @@
+"""Files that are either whole or as they were before."""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and move it into its place."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return sha256(path.read_bytes()).hexdigest()
