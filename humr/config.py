@@ -21,7 +21,7 @@ class World:
     seed: int = 0
     labelled: int = 12_000  # images with 3D labels
     points: int = 3_000  # images with 2D labels only
-    unlabelled: int = 3_000  # images with the detector's output only
+    unlabelled: int = 3_000  # images without labels (the box is still the renderer's)
     validation: int = 600
     test: int = 1_000
     shard: int = 200  # images per shard
@@ -29,7 +29,7 @@ class World:
     backgrounds: int = 40  # painted once, then cut, flipped and recoloured
     occluded: float = 0.45  # share of images with an object in front of the person
     truncated: float = 0.20  # share of images that cut the person off
-    frontal: float = 0.60  # share of bodies that face the camera within 60 degrees
+    frontal: float = 0.60  # share drawn within 60 degrees of the camera; the rest anyhow
     odd: float = 0.03  # share of bodies turned in any direction
     heatmap_samples: int = 64  # stored samples of every heatmap (HuMR stores 150)
     mask_resolution: int = 112

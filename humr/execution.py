@@ -86,6 +86,11 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool
     from nbclient.exceptions import DeadKernelError
 
     quiet()
+    known = papermill.inspect_notebook(source)
+    if unknown := sorted(parameters.keys() - known.keys()):
+        raise NotebookError(
+            f"{source.stem} has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)

@@ -1,11 +1,13 @@
 """Runs by configuration: make what is missing, find what is there, load the shipped model.
 
-Commands: ``python -m humr world laptop`` and ``python -m humr train laptop``.
+Commands: ``python -m humr world laptop``, ``python -m humr train laptop``; maintainers also have
+``python -m humr.experiments ship laptop``, which makes the shipped checkpoint of a finished run.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,23 @@ from torch import nn
 
 from humr import training, world
 from humr.bodies import Body, load_body
-from humr.config import PROFILES, Model, Profile, Run, config_hash, from_dict, profile, to_dict
+from humr.config import (
+    PROFILES,
+    Model,
+    Profile,
+    Run,
+    World,
+    config_hash,
+    from_dict,
+    profile,
+    to_dict,
+)
 from humr.datasets import Batch, Pool, Records
 from humr.evaluation import energy_of, evaluate, summary
-from humr.files import write_text
+from humr.files import digest, write_text
 from humr.mesh import Humr, HumrObjective
-from humr.paths import DATA, RUNS
+from humr.paths import DATA, ROOT, RUNS
+from humr.rotations import matrix_to_sixd
 
 SHIPPED = DATA / "checkpoint" / "humr_open"
 
@@ -33,6 +46,11 @@ def run_directory(run: Run) -> Path:
 def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
     """Train HuMR as configured, or go on, or do nothing if it is done; returns the checkpoint."""
     directory = run_directory(run)
+    if run.model.features != world.FEATURES:
+        raise ValueError(
+            f"the open world has {world.FEATURES} features per image; this configuration expects "
+            f"{run.model.features} (profile paper needs licensed data, which have no reader yet)"
+        )
     if not (directory / "done.json").exists():
         world.generate(run.world)
         progress = _fit(run, name, device, directory)
@@ -88,7 +106,7 @@ class Validation:
             batch = part.to(device)
             drawn = model.sample(batch, self.hypotheses, generator=generator)
             score, error = energy_of(drawn, batch, self.body)
-            sixd = batch.rotations[..., :2, :].flatten(-2)[:, None]
+            sixd = matrix_to_sixd(batch.rotations)[:, None]
             likelihoods.append(-model.log_prob(batch, sixd)[:, 0] / model.flow.dim)
             scores.append(score)
             errors.append(error)
@@ -112,34 +130,48 @@ def shipped() -> tuple[Humr, dict[str, Any]]:
 
 
 def evaluated(
-    model: Humr, name: str, records: Records, *, hypotheses: int, seed: int = 0
+    checkpoint: Path, config: World, split: str, *, hypotheses: int, seed: int = 0
 ) -> pd.DataFrame:
-    """Evaluate once; the rows are kept in `runs/evaluations` under a name that says of what."""
-    path = RUNS / "evaluations" / f"{name}-{len(records)}x{hypotheses}-{seed}.parquet"
-    if path.exists():
-        return pd.read_parquet(path)
-    rows = evaluate(model, load_body("small"), records, hypotheses=hypotheses, seed=seed)
+    """Evaluate a checkpoint on a split of a world, once; rows are kept in `runs/evaluations`.
+
+    Their name holds the hash of the weights, of the world, and of the code that evaluates.
+    """
+    of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in ("evaluation", "metrics", "mesh"))
+    key = [digest(checkpoint.with_suffix(".safetensors")), world.directory(config).name, of_code]
+    name = sha256(f"{key} {split} {hypotheses} {seed}".encode()).hexdigest()[:16]
+    path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
+    if not path.exists():
+        model, _ = training.load_model(checkpoint, build)
+        world.generate(config, splits=[split])
+        records = world.load(config, split)
+        rows = evaluate(model, load_body("small"), records, hypotheses=hypotheses, seed=seed)
+        write_rows(path, rows)
+    return pd.read_parquet(path)
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write a table so that it is either whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     rows.to_parquet(part)
     part.replace(path)
-    return rows
 
 
 def ship(run: Run, chosen: Profile) -> dict[str, float]:
-    """Evaluate a finished run on the test split and store it, halved, as the shipped model."""
-    model, about = training.load_model(run_directory(run) / "best", build)
-    test = world.load(run.world, "test")
-    rows = evaluate(model, load_body("small"), test, hypotheses=chosen.hypotheses)
-    result = summary(rows)
+    """Store a finished run as the shipped model, in half precision, and measure what is stored."""
+    source = run_directory(run)
+    if not (source / "done.json").exists():
+        raise FileNotFoundError(f"{source.name} is not finished; train {chosen.name} to its end")
+    model, about = training.load_model(source / "best", build)
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(SHIPPED.parent / "test_rows.parquet")
-    log = (run_directory(run) / "log.jsonl").read_text()
-    write_text(SHIPPED.parent / "training_log.jsonl", log)
-    trained_by = {key: about[key] for key in ("git", "torch", "device", "threads", "written")}
-    about |= {"profile": chosen.name, "trained": trained_by, "test": result,
-              "test_images": len(rows), "hypotheses": chosen.hypotheses}  # fmt: skip
+    about |= {"profile": chosen.name, "hypotheses": chosen.hypotheses}
     training.save_model(SHIPPED, model.half(), about)
+    rows = evaluated(SHIPPED, run.world, "test", hypotheses=chosen.hypotheses)
+    result = summary(rows)
+    write_rows(SHIPPED.parent / "test_rows.parquet", rows)
+    write_text(SHIPPED.parent / "training_log.jsonl", (source / "log.jsonl").read_text())
+    about |= {"test": result, "test_images": len(rows), "evaluated": training.provenance()}
+    write_text(SHIPPED.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return result
 
 

@@ -62,7 +62,7 @@ class Posterior:
         return project(points, self.focal.expand(count), self.centre.expand(count, 2))
 
     def spread(self, points: Float[Tensor, "hypotheses points 3"]) -> Float[Tensor, " points"]:
-        """Mean distance to the mean over hypotheses, after moving the pelvis to one place."""
+        """Mean distance (metres) of each point to its mean over the hypotheses."""
         return metrics.spread(points)
 
     def most_uncertain(self, body: Body) -> int:

@@ -186,8 +186,8 @@ def view(
     inside = _inside(scenes, size)
     occluded = np.array([rng.random() < world.occluded for rng in rngs])
     images, occluders, body_mask = [], [], raster.mask
+    low, high = _window_box(size)
     for i, rng in enumerate(rngs):
-        low, high = _window_box(scenes, i, size)
         where, colour = np.zeros((size, size), bool), np.zeros((size, size, 3), np.float32)
         if occluded[i]:
             where, colour = appearance.draw_occluders(size, low, high, rng=rng)
@@ -203,7 +203,7 @@ def view(
     return Views(np.stack(images), person, occluder, keypoints, visibility)
 
 
-def _window_box(scenes: Scenes, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _window_box(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the tight box in window pixels, (x, y) each."""
     half = size / WINDOW_SCALE / BOX_SCALE / 2
     return np.full(2, size / 2 - half), np.full(2, size / 2 + half)

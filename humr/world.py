@@ -33,6 +33,7 @@ from humr.scenes import BOX_SCALE, Scenes, Views, draw_scenes, view
 
 RECIPE = 1  # raise it whenever the same configuration would give other images
 SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
+FEATURES = 1152 + 864  # of two inner layers of the detector
 _RENDER_BATCH = 20
 _WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
 

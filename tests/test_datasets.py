@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -56,6 +56,15 @@ def test_batch_is_in_crop_coordinates(records, generator):
     torch.testing.assert_close(back, records.keypoints)
     with pytest.raises(ValueError, match=r"samples must lie in 1\.\.64"):
         records.batch(samples=65, generator=generator)
+
+
+def test_what_the_detector_cannot_judge_is_possible(records):
+    mask = records.possible_mask()
+    assert (mask >= unpack_mask(records.mask)).all()
+    far = replace(records, window=records.window * torch.tensor([1.0, 1.0, 0.01, 1.0]))
+    assert far.possible_mask().float().mean() > 0.99
+    aside = replace(records, image_size=records.image_size * 0 + 1)
+    assert aside.possible_mask().all()
 
 
 def test_pool_knows_what_each_split_may_teach(records, generator):

@@ -277,6 +277,12 @@ def test_a_failed_run_leaves_the_old_result_and_a_copy_with_the_traceback(house)
     assert sorted(path.name for path in output.parent.iterdir()) == ["03.failed.ipynb", "03.ipynb"]
 
 
+def test_an_unknown_parameter_is_refused_with_those_there_are(house, tmp_path):
+    with pytest.raises(execution.NotebookError, match="03_sums has no parameter m; it has .*n"):
+        execution.execute(house / "notebooks/03_sums.ipynb", tmp_path / "a.ipynb", {"m": 4})
+    assert not (tmp_path / "a.ipynb").exists()
+
+
 def test_refresh_writes_back_and_is_repeatable(house):
     source = house / "notebooks/03_sums.ipynb"
     write(source, ["print('sum', n + 1)", "1 + 1"])

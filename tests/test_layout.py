@@ -16,7 +16,17 @@ NAMES = {path.stem for path in PACKAGE}
 
 # From the ground up: a module may import from its own layer and from the layers below.
 LAYERS = (
-    {"__init__", "paths", "files", "config", "rotations", "skeletons", "cameras", "heatmaps", "rasters"},
+    {
+        "__init__",
+        "paths",
+        "files",
+        "config",
+        "rotations",
+        "skeletons",
+        "cameras",
+        "heatmaps",
+        "rasters",
+    },
     {"assets", "environment", "execution", "flows", "losses", "metrics", "calibration"},
     {"body_files", "bodies", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},

@@ -114,6 +114,13 @@ def test_unlabelled_images_never_look_at_labels(objective, batch):
     assert first["heatmap"] != 0
 
 
+def test_masks_with_holes_are_not_trusted(objective, batch):
+    empty = replace(batch, mask=torch.zeros_like(batch.mask))
+    assert objective(empty, generator=seeded())["mask"] == 0
+    everywhere = replace(batch, mask=torch.ones_like(batch.mask))
+    assert objective(everywhere, generator=seeded())["mask"] == 0  # nothing lies off it
+
+
 def test_images_with_points_only_use_the_2d_labels(objective, batch):
     none = torch.zeros(len(batch), dtype=torch.bool)
     points = objective(replace(batch, has_pose=none), generator=seeded())

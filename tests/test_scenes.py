@@ -94,6 +94,17 @@ def test_shards_repeat_and_survive_the_disk(tmp_path, monkeypatch):
     assert not list(world.directory(WORLD).glob("*.part"))
 
 
+def test_a_changed_byte_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "DATA", tmp_path)
+    world.generate(WORLD, splits=["points"])
+    (path,) = world.shards(WORLD, "points")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not what the manifest says"):
+        world.load(WORLD, "points")
+
+
 def test_missing_shards_and_unknown_splits_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(world, "DATA", tmp_path)
     with pytest.raises(FileNotFoundError, match="1 of 1 shards of 'test' are not there yet"):

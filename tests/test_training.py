@@ -91,6 +91,22 @@ def test_a_bad_value_names_its_term_and_keeps_the_state(tmp_path):
     assert not (tmp_path / "best.safetensors").exists()
 
 
+def test_a_bad_gradient_behind_a_good_value_stops_the_run(tmp_path):
+    class Bad(Line):
+        def forward(self, batch, *, generator):
+            root = (self.model.weight * 0).sum().sqrt()  # 0, with an infinite slope
+            return {"square": super().forward(batch, generator=generator)["square"] + root}
+
+    with pytest.raises(FloatingPointError, match="step 0: the gradient is not finite"):
+        run(tmp_path, line=Bad())
+
+
+def test_a_bad_validation_is_not_saved(tmp_path):
+    with pytest.raises(FloatingPointError, match="validation is not finite"):
+        run(tmp_path, check=lambda _: {"score": float("nan")})
+    assert not (tmp_path / "state.pt").exists()
+
+
 def test_rate_warms_up_and_falls():
     config = Training(steps=100, warmup=10, cosine=True)
     factors = [training.rate_factor(step, config) for step in range(100)]
