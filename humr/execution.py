@@ -77,6 +77,16 @@ def modules(path: Path) -> list[str]:
     return [f"humr/{name}.py" for name in sorted(seen - ours)]
 
 
+def parameter_names(path: Path) -> list[str]:
+    """Names that the cell tagged ``parameters`` assigns, in order."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    lines = ast.parse("".join("".join(cell["source"]) for cell in tagged)).body
+    targets = [line.target for line in lines if isinstance(line, ast.AnnAssign)]
+    targets += [line.targets[0] for line in lines if isinstance(line, ast.Assign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool = True) -> None:
     """Run a notebook into ``output``, which appears only if all went well.
 
@@ -86,8 +96,8 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool
     from nbclient.exceptions import DeadKernelError
 
     quiet()
-    known = papermill.inspect_notebook(source)
-    if unknown := sorted(parameters.keys() - known.keys()):
+    known = parameter_names(source)
+    if unknown := sorted(set(parameters) - set(known)):
         raise NotebookError(
             f"{source.stem} has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
         )

@@ -278,7 +278,7 @@ def test_a_failed_run_leaves_the_old_result_and_a_copy_with_the_traceback(house)
 
 
 def test_an_unknown_parameter_is_refused_with_those_there_are(house, tmp_path):
-    with pytest.raises(execution.NotebookError, match="03_sums has no parameter m; it has .*n"):
+    with pytest.raises(execution.NotebookError, match=r"03_sums has no parameter m; it has .*n"):
         execution.execute(house / "notebooks/03_sums.ipynb", tmp_path / "a.ipynb", {"m": 4})
     assert not (tmp_path / "a.ipynb").exists()
 
@@ -304,7 +304,11 @@ def test_refresh_refuses_what_is_not_fit_and_changes_nothing(house):
 
 
 def test_photo_leaves_nothing_behind_when_it_fails(house):
-    write(house / "notebooks/00_your_photo.ipynb", ["raise ValueError('unreadable image')"])
+    source = house / "notebooks/00_your_photo.ipynb"
+    write(source, ["raise ValueError('unreadable image')"])
+    notebook = json.loads(source.read_text())
+    notebook["cells"][1]["source"] = "image = ''\nout = ''\nbox = []\nhypotheses = 10"
+    source.write_text(json.dumps(notebook))
     (house / "me.jpg").touch()
     with pytest.raises(execution.NotebookError, match="unreadable image"):
         execution.photo(house / "me.jpg", house / "me", [], 10)
