@@ -20,6 +20,7 @@ from humr.mesh import Humr, Hypotheses, People
 from humr.scenes import BOX_SCALE
 from humr.skeletons import ARTICULATED, COCO17
 
+_DIGITS = {"m": 4, "mm": 1, "image": 1, "detected": 1, "confidence": 3}
 RgbImage = UInt8[np.ndarray, "height width 3"]
 
 
@@ -89,13 +90,13 @@ class Posterior:
             "x_detected": self.detection.keypoints_image[:, 0],
             "y_detected": self.detection.keypoints_image[:, 1],
         }
-        frame = pd.DataFrame({name: np.asarray(column) for name, column in table.items()})
-        digits: dict[Any, int] = {"x_m": 4, "y_m": 4, "z_m": 4, "confidence": 3}
-        return (
-            frame.round(digits)
-            .round(dict.fromkeys(frame.columns[4:6], 1))
-            .round(dict.fromkeys(frame.columns[-4:], 1))
-        )
+        columns = {
+            name: column.double().numpy().round(_DIGITS[name.rpartition("_")[2]])
+            if isinstance(column, Tensor) and column.is_floating_point()
+            else np.asarray(column)
+            for name, column in table.items()
+        }
+        return pd.DataFrame(columns)
 
     def write(self, out: Path, body: Body) -> None:
         """Write joints.csv, hypotheses.npz (rotations, shape, translation, camera), mode.ply."""
