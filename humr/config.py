@@ -168,7 +168,7 @@ _OPEN_MODEL = Model(
     head_hidden=512,
     dropout=0.1,
 )
-# The mask weight is a tenth of the paper's: the detector's masks are less certain (decisions.md, 16).
+# A tenth of the paper's mask weight: the detector's masks are less certain (decisions.md, 16).
 _OPEN_WEIGHTS = Weights(mask=0.01, camera=0.0)
 
 PROFILES: dict[str, Profile] = {
