@@ -33,6 +33,7 @@ from humr.evaluation import energy_of, evaluate, summary
 from humr.files import digest, write_text
 from humr.mesh import Humr, HumrObjective
 from humr.paths import DATA, ROOT, RUNS
+from humr.provenance import provenance
 from humr.rotations import matrix_to_sixd
 
 SHIPPED = DATA / "checkpoint" / "humr_open"
@@ -165,12 +166,13 @@ def ship(run: Run, chosen: Profile) -> dict[str, float]:
     model, about = training.load_model(source / "best", build)
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
     about |= {"profile": chosen.name, "hypotheses": chosen.hypotheses}
+    about["data"] = digest(world.directory(run.world) / "manifest.json")
     training.save_model(SHIPPED, model.half(), about)
     rows = evaluated(SHIPPED, run.world, "test", hypotheses=chosen.hypotheses)
     result = summary(rows)
     write_rows(SHIPPED.parent / "test_rows.parquet", rows)
     write_text(SHIPPED.parent / "training_log.jsonl", (source / "log.jsonl").read_text())
-    about |= {"test": result, "test_images": len(rows), "evaluated": training.provenance()}
+    about |= {"test": result, "test_images": len(rows), "evaluated": provenance()}
     write_text(SHIPPED.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return result
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +14,8 @@ import torch
 from matplotlib.figure import Figure
 
 from humr import environment, execution
-from humr.paths import NOTEBOOKS, ROOT, RUNS
+from humr.paths import NOTEBOOKS, RUNS
+from humr.provenance import device_name, git_hash
 
 T = TypeVar("T")
 
@@ -139,24 +139,9 @@ def pick_device() -> torch.device:
     )
 
 
-def device_name(device: torch.device) -> str:
-    """Name of a device for records."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def installed(name: str) -> str:
     """Version of a distribution, or 'absent'."""
     try:
         return version(name)
     except PackageNotFoundError:
         return "absent"
-
-
-def git_hash() -> str:
-    """Short hash of the checked-out commit, or 'unknown' outside a repository."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip()

@@ -6,7 +6,6 @@ named terms and whose `total(terms)` sums them; where batches come from is the c
 
 import json
 import math
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from humr.config import Training
 from humr.files import write_text
-from humr.paths import ROOT
+from humr.provenance import provenance
 
 Draw = Callable[[torch.Generator], Any]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -133,7 +132,10 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = objective.model
-    about = {**about, **provenance()}  # of the code that runs, not of what is there at the end
+    about = {
+        **about,
+        **provenance(fabric.device),
+    }  # of the code that runs, not of what is there at the end
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.rate, weight_decay=config.decay, fused=True
     )
@@ -253,27 +255,6 @@ def load_model(stem: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tupl
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{weights.name} does not fit its description: {error}") from error
     return model.eval(), about
-
-
-def provenance() -> dict[str, Any]:
-    """Say which code, library and device made a result, and when."""
-    return {
-        "git": git_hash(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "written": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def git_hash() -> str:
-    """Return the commit, with a plus sign if files differ from it; "unknown" outside git."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _save_state(

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from humr import bodies, config, experiments, mesh, rendering, training, world
+from humr import bodies, config, experiments, mesh, rendering, world
 from humr.datasets import Pool
+from humr.provenance import provenance
 
 
 def rate(count: int, work: Callable[[], object], *, repeats: int = 3) -> float:
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    origin = training.provenance()
+    origin = provenance()
     table = pd.Series(measure(options.images), name="per second").round(1).to_frame()
     table["device"], table["threads"] = origin["device"], options.threads
     print(table.to_string())  # noqa: T201

@@ -20,6 +20,7 @@ LAYERS = (
         "__init__",
         "paths",
         "files",
+        "provenance",
         "config",
         "rotations",
         "skeletons",
@@ -42,11 +43,12 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "paths", "losses", "datasets"},
+    "training": {"config", "files", "provenance", "losses", "datasets"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
     "environment": {"paths"},
     "execution": {"environment", "paths"},
+    "provenance": {"paths"},
 }
 # Packages that one module keeps to itself; True: only inside functions, not at import.
 OWNERS = {

@@ -1,0 +1,35 @@
+"""Where a result comes from: commit, library, device, time."""
+
+import subprocess
+import time
+from typing import Any
+
+import torch
+
+from humr.paths import ROOT
+
+
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Say which code, library and device made a result, and when."""
+    return {
+        "git": git_hash(),
+        "torch": torch.__version__,
+        "device": device_name(torch.device(device)),
+        "threads": torch.get_num_threads(),
+        "written": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a device for records."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def git_hash() -> str:
+    """Return the commit, with a plus sign if files differ from it; "unknown" outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
