@@ -1,0 +1,77 @@
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from humr import experiments, world
+from humr.config import profile
+from humr.mesh import Humr
+
+
+@pytest.fixture
+def apart(tmp_path, monkeypatch):
+    """Worlds and runs of this test in a folder of their own."""
+    monkeypatch.setattr(world, "DATA", tmp_path / "data")
+    monkeypatch.setattr(experiments, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(experiments, "SHIPPED", tmp_path / "data" / "checkpoint" / "humr_open")
+    return tmp_path
+
+
+def test_the_shipped_model_loads_and_says_what_it_is():
+    model, about = experiments.shipped()
+    assert isinstance(model, Humr)
+    assert about["system"] == "humr"
+    assert about["git"]
+    assert about["test"]["energy_score"] < about["test"]["mpjpe_mode"]
+    log = experiments.SHIPPED.parent / "training_log.jsonl"
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert about["step"] in steps
+
+
+def test_shipped_rows_give_the_shipped_summary():
+    rows = pd.read_parquet(experiments.SHIPPED.parent / "test_rows.parquet")
+    about = json.loads(experiments.SHIPPED.with_suffix(".json").read_text())
+    assert len(rows) == about["test_images"]
+    assert experiments.summary(rows) == about["test"]
+
+
+def test_training_makes_its_world_finishes_and_is_not_repeated(apart):
+    chosen = profile("smoke")
+    tiny = replace(
+        chosen.run,
+        world=replace(chosen.run.world, labelled=6, points=2, unlabelled=2, validation=2, test=3,
+                      shard=6, window=96, backgrounds=1),
+        training=replace(chosen.run.training, steps=4, batch=4, hypotheses=2, validate_every=2),
+    )  # fmt: skip
+    checkpoint = experiments.train(tiny, device="cpu")
+    before = checkpoint.with_suffix(".safetensors").stat().st_mtime_ns
+    assert experiments.train(tiny, device="cpu") == checkpoint
+    assert checkpoint.with_suffix(".safetensors").stat().st_mtime_ns == before
+    result = experiments.ship(tiny, replace(chosen, run=tiny, hypotheses=3))
+    assert experiments.shipped()[1]["test"] == result
+    rows = experiments.evaluated(experiments.SHIPPED, tiny.world, "test", hypotheses=3)
+    assert experiments.summary(rows) == result  # found, not made again
+    assert len(list((apart / "runs" / "evaluations").iterdir())) == 1
+    experiments.evaluated(checkpoint, tiny.world, "test", hypotheses=3)  # other weights
+    assert len(list((apart / "runs" / "evaluations").iterdir())) == 2
+
+
+def test_only_finished_runs_are_shipped(apart):
+    chosen = profile("smoke")
+    with pytest.raises(FileNotFoundError, match="is not finished"):
+        experiments.ship(chosen.run, chosen)
+
+
+def test_a_configuration_for_other_features_is_refused_before_any_work(apart):
+    with pytest.raises(
+        ValueError, match="2016 features per image; this configuration expects 720"
+    ):
+        experiments.train(profile("paper").run)
+    assert not list(apart.iterdir())
+
+
+def test_checkpoints_of_other_systems_are_refused():
+    with pytest.raises(ValueError, match="expected a checkpoint of system 'humr'; got 'lifting'"):
+        experiments.build({"system": "lifting"})
