@@ -116,10 +116,6 @@ class AffineCoupling(GLOWCouplingBlock):
         """Follow `FrEIA.modules.InvertibleModule.forward`; `c` holds both projections."""
         return _couple(self, x[0], c, rev=rev)
 
-    def subnets(self) -> tuple[ConditionedSubnet, ConditionedSubnet]:
-        """Subnets that read the first and the second half."""
-        return self.subnet1, self.subnet2
-
 
 class AdditiveCoupling(NICECouplingBlock):
     """Shifts only: the log-determinant is 0 for every sample and every image (NICE)."""
@@ -127,10 +123,6 @@ class AdditiveCoupling(NICECouplingBlock):
     def forward(self, x, c=(), rev=False, jac=True):  # noqa: ANN001, ANN201, FBT002
         """Follow `FrEIA.modules.InvertibleModule.forward`; `c` holds both projections."""
         return _couple(self, x[0], c, rev=rev)
-
-    def subnets(self) -> tuple[ConditionedSubnet, ConditionedSubnet]:
-        """Subnets that read the first and the second half."""
-        return self.G, self.F
 
 
 def _affine(
@@ -178,69 +170,40 @@ class FixedPermutation(InvertibleModule):
         return (x.index_select(1, order),), x.new_zeros(())
 
 
-class ConditionalFlow(nn.Module):
-    """Blocks of [coupling, fixed random permutation] between data and standard normal noise.
+def standard_normal_log_prob(z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
+    r"""Log density of independent standard normals, $-\frac12 \|z\|^2 - \frac D2 \log 2\pi$."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
-    Defaults are HuMR's sizes. Parameter names equal those of FrEIA's `SequenceINN` over
-    `GLOWCouplingBlock`s: `module_list.{2k}.subnet{1,2}.{0,3,6}.{weight,bias}`.
 
-    Args:
-        dim: data dimensions, 22 joints x 6 in HuMR.
-        context: width of the context vector, one vector per image.
-        blocks: number of couplings; each changes both halves.
-        hidden: width of the subnets.
-        clamp: largest absolute log-scale per coordinate and coupling (alpha in the paper).
-        coupling: a name in `COUPLINGS`.
-        dropout: probability in the subnets.
-        zero_init: start as the identity (up to permutations): last layers are 0.
-        seed: of the permutations; weights come from torch's global generator like in any module.
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes that no flow can have."""
+    for name, size in sizes.items():
+        smallest = 2 if name == "dim" else 1
+        if size < smallest:
+            raise ValueError(f"{name} must be at least {smallest}; got {size}")
+
+
+class Flow(nn.Module):
+    """What every conditional flow has: standardised data, a condition per image, a density.
+
+    A subclass says how many `projections` its condition has for one image and implements
+    `_project` and `_transform` (of standardised data to noise; `rev`: of noise to data).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        dim: int = 132,
-        context: int = 979,
-        *,
-        blocks: int = 8,
-        hidden: int = 1024,
-        clamp: float = 2.0,
-        coupling: str = "affine",
-        dropout: float = 0.0,
-        zero_init: bool = False,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, dim: int, context: int, *, projections: int) -> None:
         super().__init__()
-        _check_sizes(dim=dim, context=context, blocks=blocks, hidden=hidden)
-        if coupling not in COUPLINGS:
-            raise ValueError(f"coupling must be one of {sorted(COUPLINGS)}; got {coupling!r}")
-        self.dim, self.context = dim, context
+        self.dim, self.context, self.projections = dim, context, projections
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
-        generator = torch.Generator().manual_seed(seed)
 
-        def subnet(half: int, outputs: int) -> ConditionedSubnet:
-            return ConditionedSubnet(
-                half + context, outputs, context=context, hidden=hidden, dropout=dropout
-            )
+    def _project(self, context: Tensor) -> Condition:
+        raise NotImplementedError
 
-        self.module_list = nn.ModuleList()
-        for _ in range(blocks):
-            self.module_list.append(COUPLINGS[coupling](dim, subnet, clamp))
-            self.module_list.append(FixedPermutation(dim, generator=generator))
-        if zero_init:
-            for net in self._subnets():
-                net.zero_last()
-
-    def _subnets(self) -> list[ConditionedSubnet]:
-        couplings = [
-            module
-            for module in self.module_list
-            if isinstance(module, AffineCoupling | AdditiveCoupling)
-        ]
-        return [net for coupling in couplings for net in coupling.subnets()]
+    def _transform(self, x: Tensor, condition: Condition, *, rev: bool) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
     @torch.no_grad()
     def standardize(self, data: Float[Tensor, "samples dim"], *, smallest: float = 1e-2) -> None:
@@ -257,41 +220,31 @@ class ConditionalFlow(nn.Module):
         self.std.copy_(data.std(0).clamp(min=smallest))
 
     def project(self, context: Float[Tensor, "batch context"]) -> Condition:
-        """Apply every subnet's context columns, once per image; to be passed to the others.
+        """Apply everything that reads the context, once per image; to be passed to the others.
 
-        The result is one tensor with the images along its first axis: `condition[i : i + 1]` is
-        the condition of image i.
+        The result has the images along its first axis: `condition[i : i + 1]` is that of image i.
         """
         if context.ndim != 2 or context.shape[1] != self.context:
             shape = tuple(context.shape)
             raise ValueError(f"context must have shape (batch, {self.context}); got {shape}")
-        return torch.stack([net.project(context) for net in self._subnets()], 1)
+        return self._project(context)
 
     def normalize(
         self, x: Float[Tensor, "batch hypotheses dim"], condition: Condition
     ) -> tuple[Float[Tensor, "batch hypotheses dim"], Float[Tensor, "batch hypotheses"]]:
         r"""Data to noise, and $\log|\det \partial z / \partial x|$."""
         self._check(x, condition)
-        flat = ((x - self.mean) / self.std).flatten(0, 1)
-        log_det = flat.new_zeros(len(flat)) - self.std.log().sum()
-        projections = condition.unbind(1)
-        for index, module in enumerate(self.module_list):
-            (flat,), change = module((flat,), c=_own(projections, index))
-            log_det = log_det + change
-        return flat.view_as(x), log_det.view(x.shape[:2])
+        z, log_det = self._transform((x - self.mean) / self.std, condition, rev=False)
+        return z, log_det - self.std.log().sum()
 
     def generate(
         self, z: Float[Tensor, "batch hypotheses dim"], condition: Condition
     ) -> tuple[Float[Tensor, "batch hypotheses dim"], Float[Tensor, "batch hypotheses"]]:
         r"""Noise to data, and $\log|\det \partial x / \partial z|$."""
         self._check(z, condition)
-        flat = z.flatten(0, 1).to(torch.promote_types(z.dtype, self.mean.dtype))
-        log_det = flat.new_zeros(len(flat)) + self.std.log().sum()
-        projections = condition.unbind(1)
-        for index, module in reversed(list(enumerate(self.module_list))):
-            (flat,), change = module((flat,), c=_own(projections, index), rev=True)
-            log_det = log_det + change
-        return (flat * self.std + self.mean).view_as(z), log_det.view(z.shape[:2])
+        z = z.to(torch.promote_types(z.dtype, self.mean.dtype))
+        x, log_det = self._transform(z, condition, rev=True)
+        return x * self.std + self.mean, log_det + self.std.log().sum()
 
     def log_prob(
         self, x: Float[Tensor, "batch hypotheses dim"], condition: Condition
@@ -317,7 +270,7 @@ class ConditionalFlow(nn.Module):
         if x.ndim != 3 or x.shape[-1] != self.dim:
             shape = tuple(x.shape)
             raise ValueError(f"expected shape (batch, hypotheses, {self.dim}); got {shape}")
-        expected = (len(x), len(self.module_list))
+        expected = (len(x), self.projections)
         if condition.ndim != 3 or condition.shape[:2] != expected:
             raise ValueError(
                 f"condition must come from project() of the same {len(x)} images; "
@@ -325,18 +278,73 @@ class ConditionalFlow(nn.Module):
             )
 
 
-def standard_normal_log_prob(z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
-    r"""Log density of independent standard normals, $-\frac12 \|z\|^2 - \frac D2 \log 2\pi$."""
-    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+class ConditionalFlow(Flow):
+    """Blocks of [coupling, fixed random permutation] between data and standard normal noise.
 
+    Defaults are HuMR's sizes. Parameter names equal those of FrEIA's `SequenceINN` over
+    `GLOWCouplingBlock`s: `module_list.{2k}.subnet{1,2}.{0,3,6}.{weight,bias}`.
 
-def _own(projections: Sequence[Tensor], index: int) -> Sequence[Tensor]:
-    # module 2k is coupling k, which owns projections 2k and 2k + 1; the others are permutations
-    return () if index % 2 else projections[index : index + 2]
+    Args:
+        dim: data dimensions, 22 joints x 6 in HuMR.
+        context: width of the context vector, one vector per image.
+        blocks: number of couplings; each changes both halves.
+        hidden: width of the subnets.
+        clamp: largest absolute log-scale per coordinate and coupling (alpha in the paper).
+        coupling: a name in `COUPLINGS`.
+        dropout: probability in the subnets.
+        zero_init: start as the identity (up to permutations): last layers are 0.
+        seed: of the permutations; weights come from torch's global generator like in any module.
+    """
 
+    def __init__(
+        self,
+        dim: int = 132,
+        context: int = 979,
+        *,
+        blocks: int = 8,
+        hidden: int = 1024,
+        clamp: float = 2.0,
+        coupling: str = "affine",
+        dropout: float = 0.0,
+        zero_init: bool = False,
+        seed: int = 0,
+    ) -> None:
+        check_sizes(dim=dim, context=context, blocks=blocks, hidden=hidden)
+        super().__init__(dim, context, projections=2 * blocks)
+        if coupling not in COUPLINGS:
+            raise ValueError(f"coupling must be one of {sorted(COUPLINGS)}; got {coupling!r}")
+        generator = torch.Generator().manual_seed(seed)
 
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        smallest = 2 if name == "dim" else 1
-        if size < smallest:
-            raise ValueError(f"{name} must be at least {smallest}; got {size}")
+        def subnet(half: int, outputs: int) -> ConditionedSubnet:
+            return ConditionedSubnet(
+                half + context, outputs, context=context, hidden=hidden, dropout=dropout
+            )
+
+        self.module_list = nn.ModuleList()
+        for _ in range(blocks):
+            self.module_list.append(COUPLINGS[coupling](dim, subnet, clamp))
+            self.module_list.append(FixedPermutation(dim, generator=generator))
+        if zero_init:
+            for net in self._subnets():
+                net.zero_last()
+
+    def _subnets(self) -> list[ConditionedSubnet]:
+        """Subnets that read the first and the second half, coupling after coupling."""
+        names = {AffineCoupling: ("subnet1", "subnet2"), AdditiveCoupling: ("G", "F")}
+        nets = [m.get_submodule(n) for m in self.module_list[::2] for n in names[type(m)]]
+        return [net for net in nets if isinstance(net, ConditionedSubnet)]
+
+    def _project(self, context: Tensor) -> Condition:
+        return torch.stack([net.project(context) for net in self._subnets()], 1)
+
+    def _transform(self, x: Tensor, condition: Condition, *, rev: bool) -> tuple[Tensor, Tensor]:
+        modules = list(enumerate(self.module_list))
+        projections = condition.unbind(1)
+        flat = x.flatten(0, 1)
+        log_det = flat.new_zeros(len(flat))
+        for index, module in reversed(modules) if rev else modules:
+            # module 2k is coupling k, which owns projections 2k and 2k + 1; the others permute
+            own = () if index % 2 else projections[index : index + 2]
+            (flat,), change = module((flat,), c=own, rev=rev)
+            log_det = log_det + change
+        return flat.view_as(x), log_det.view(x.shape[:2])

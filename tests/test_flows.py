@@ -105,6 +105,23 @@ def test_equals_freia_with_a_concatenated_condition(dim, generator):
     torch.testing.assert_close(log_det.flatten(), expected_log_det)
 
 
+def test_additive_coupling_is_that_of_nice(generator):
+    """First half + F(second half), then second half + G(first half), context concatenated."""
+    flow = small_flow("additive", blocks=1)
+    x, condition, context = batch(flow, generator)
+    coupling, permutation = flow.module_list
+    first, second = x.split([2, 3], -1)
+    repeated = context[:, None].expand(-1, 4, -1)
+
+    def subnet(net, half):
+        return nn.Sequential(*net)(torch.cat([half, repeated], -1))
+
+    first = first + subnet(coupling.F, second)
+    second = second + subnet(coupling.G, first)
+    expected = torch.cat([first, second], -1)[..., permutation.permutation]
+    torch.testing.assert_close(flow.normalize(x, condition)[0], expected)
+
+
 def test_gradients_equal_those_of_the_concatenated_form(generator):
     flow = small_flow()
     twin = freia_twin(flow)
