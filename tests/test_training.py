@@ -1,9 +1,12 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from tqdm import tqdm
 
 from humr import training
 from humr.config import Training
@@ -24,24 +27,53 @@ class Line(nn.Module):
         return terms["square"]
 
 
+class Dropping(Line):
+    """A network with dropout, which draws from the global generator of its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(1, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+
+
+class StopError(Exception):
+    pass
+
+
 def draw(generator):
     return torch.rand(32, 1, generator=generator)
 
 
 def validate(model):
     with torch.no_grad():
-        return {"score": (model(torch.ones(1, 1)) - 3).abs().item()}
+        one = torch.ones(1, 1, device=next(model.parameters()).device)
+        return {"score": (model(one) - 3).abs().item(), "square": 7.0}
 
 
 CONFIG = Training(steps=60, batch=32, rate=0.1, decay=0.0, validate_every=20, clip=1.0)
 
 
-def run(directory, config=CONFIG, line=None, check=validate):
+def run(directory, config=CONFIG, line=None, check=validate, device="cpu"):
     line = line or Line()
-    fabric = training.make_fabric(config, device="cpu")
+    fabric = training.make_fabric(config, device=device)
     return training.fit(
         line, draw, check, config, directory, fabric=fabric, about={"name": "line"}
     ), line
+
+
+def stop_at(count):
+    """Return a validation that stops the run when it is called for the `count`-th time."""
+    calls = iter(range(1, count))
+
+    def check(model):
+        if next(calls, None) is None:
+            raise StopError
+        return validate(model)
+
+    return check
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
 
 
 def test_learns_and_leaves_the_best_weights(tmp_path):
@@ -55,23 +87,114 @@ def test_learns_and_leaves_the_best_weights(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_resuming_gives_the_same_weights_as_never_stopping(tmp_path):
-    class StopError(Exception):
-        pass
+def test_the_last_weights_are_kept_beside_the_best(tmp_path):
+    config = replace(CONFIG, steps=50, average=0.5)  # not a multiple of the 20 between validations
+    scores = iter([1.0, 2.0, 3.0])
+    progress, line = run(tmp_path, config, check=lambda _: {"score": next(scores)})
+    assert [row["step"] for row in rows(tmp_path)] == [20, 40, 50]
+    best, about_best = training.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
+    last, about_last = training.load_model(tmp_path / "last", lambda _: nn.Linear(1, 1))
+    assert (about_best["step"], about_best["metrics"]) == (20, {"score": 1.0})
+    assert (about_last["step"], about_last["metrics"]) == (50, {"score": 3.0})
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(last.weight, state["average"]["weight"])
+    assert torch.equal(line.model.weight, state["model"]["weight"])
+    assert not torch.equal(last.weight, best.weight)
+    assert not torch.equal(last.weight, line.model.weight)  # but its average
+    assert progress.step == 50
 
-    def stop_at_40(model):
-        if stop_at_40.calls == 1:
-            raise StopError
-        stop_at_40.calls += 1
-        return validate(model)
 
-    stop_at_40.calls = 0
-    config = replace(CONFIG, average=0.9, cosine=True)
-    _, straight = run(tmp_path / "straight", config)
+def test_terms_and_metrics_of_one_name_do_not_meet(tmp_path):
+    class Sometimes(Line):
+        """A second term in the first ten of twenty steps only."""
+
+        steps = 0
+
+        def forward(self, batch, *, generator):
+            terms = super().forward(batch, generator=generator)
+            self.steps += 1
+            return terms | ({"half": terms["square"] / 2} if self.steps <= 10 else {})
+
+    run(tmp_path, replace(CONFIG, steps=40, rate=0.0), line=Sometimes())
+    first, second = rows(tmp_path)
+    assert first["val_square"] == 7.0
+    assert first["total"] == pytest.approx(first["square"])
+    assert first["half"] == pytest.approx(first["square"] / 2, rel=0.2)  # mean of ten, not of 20
+    assert first["gradient_norm"] > 0
+    assert "half" not in second
+
+
+def test_means_are_of_all_steps_whenever_they_are_read(monkeypatch, tmp_path):
+    run(tmp_path / "often")
+    monkeypatch.setattr(training, "READ_EVERY", 7)
+    run(tmp_path / "seven")
+    often, seven = rows(tmp_path / "often"), rows(tmp_path / "seven")
+    for row in (*often, *seven):
+        del row["seconds"]
+    assert often == seven
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_resuming_is_the_same_as_never_stopping(tmp_path, device, optimizer):
+    config = replace(CONFIG, average=0.9, cosine=True, decay=0.1, steps=50, optimizer=optimizer)
+    run(tmp_path / "straight", config, Dropping(), device=device.type)
+    for _ in range(2):  # stopped twice, before its first and before its third validation
+        with pytest.raises(StopError):
+            run(tmp_path / "broken", config, Dropping(), stop_at(2), device.type)
+    torch.manual_seed(99)
+    run(tmp_path / "broken", config, Dropping(), device=device.type)
+    for name in ("best", "last"):
+        straight, resumed = (
+            load_file(tmp_path / which / f"{name}.safetensors") for which in ("straight", "broken")
+        )
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    straight, resumed = (
+        torch.load(tmp_path / which / "state.pt", weights_only=True)
+        for which in ("straight", "broken")
+    )
+    for part in ("model", "average"):
+        assert all(torch.equal(straight[part][key], resumed[part][key]) for key in straight[part])
+    assert torch.equal(straight["generator"], resumed["generator"])
+    assert torch.equal(straight["dropout"], resumed["dropout"])
+    for row in (*straight["progress"]["log"], *resumed["progress"]["log"]):
+        del row["seconds"]
+    assert straight["progress"]["log"] == resumed["progress"]["log"]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    run(tmp_path, replace(CONFIG, steps=20))
+    state = tmp_path / "state.pt"
+    whole = state.read_bytes()
+    for damaged in (b"", b"weights", whole[:100], whole[: len(whole) // 2], whole[:-1]):
+        state.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"state\.pt is damaged.*; delete it to start this"):
+            run(tmp_path)
+    state.unlink()
+    assert run(tmp_path)[0].step == 60
+
+
+def test_a_state_of_another_network_is_named(tmp_path):
+    run(tmp_path, replace(CONFIG, steps=20))
+    with pytest.raises(ValueError, match=r"state\.pt is of another configuration; delete it to"):
+        run(tmp_path, line=Dropping())
+    torch.save({"model": Line().model.state_dict()}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"another configuration; .* \('optimizer'\)"):
+        run(tmp_path)
+
+
+def test_the_bar_goes_on_from_the_step_of_the_state(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "tqdm", partial(tqdm, disable=False))  # as tests have none
     with pytest.raises(StopError):
-        run(tmp_path / "broken", config, check=stop_at_40)
-    _, resumed = run(tmp_path / "broken", config)
-    assert torch.equal(straight.model.weight, resumed.model.weight)
+        run(tmp_path, check=stop_at(2))
+    score = rows(tmp_path)[0]["val_score"]
+    capsys.readouterr()
+    run(tmp_path)
+    shown = capsys.readouterr().err
+    first, last = shown.split("\r")[1], shown.split("\r")[-1]
+    assert "20/60" in first
+    assert f"score={score:.4g}" in first
+    assert "60/60" in last
+    assert "it/s" in last
 
 
 def test_patience_stops_early(tmp_path):
@@ -89,6 +212,38 @@ def test_a_bad_value_names_its_term_and_keeps_the_state(tmp_path):
     with pytest.raises(FloatingPointError, match=r"step 0: \['square'\] not finite"):
         run(tmp_path, line=Bad())
     assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_bad_value_is_found_within_a_few_steps_and_the_first_is_named(tmp_path):
+    class Later(Line):
+        """Good until step 23; the weights are spoilt then, and so are all values after it."""
+
+        steps = 0
+
+        def forward(self, batch, *, generator):
+            square = super().forward(batch, generator=generator)["square"]
+            self.steps += 1
+            return {"square": square * (float("inf") if self.steps == 24 else 1), "fine": square}
+
+        def total(self, terms):
+            return terms["square"] + 0.1 * terms["fine"]
+
+    line = Later()
+    with pytest.raises(FloatingPointError, match=r"step 23: \['square'\] not finite"):
+        run(tmp_path, replace(CONFIG, steps=100, validate_every=22), line)
+    assert line.steps <= 24 + training.READ_EVERY
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["progress"]["step"] == 22
+    assert state["model"]["weight"].isfinite().all()
+
+
+def test_a_bad_value_of_a_term_without_weight_does_not_stop_the_run(tmp_path):
+    class Extra(Line):
+        def forward(self, batch, *, generator):
+            terms = super().forward(batch, generator=generator)
+            return terms | {"unused": terms["square"] * float("nan")}
+
+    assert run(tmp_path, line=Extra())[0].step == 60
 
 
 def test_a_bad_gradient_behind_a_good_value_stops_the_run(tmp_path):
@@ -131,3 +286,46 @@ def test_wrong_or_missing_checkpoints_are_refused(tmp_path):
     with pytest.raises(ValueError, match="does not fit its description"):
         training.load_model(tmp_path / "best", lambda _: nn.Linear(2, 1))
     assert "git" in json.loads((tmp_path / "best.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_the_fused_optimizer_is_the_plain_one(name, generator):
+    lines = [nn.Linear(4, 3).double() for _ in range(2)]
+    lines[1].load_state_dict(lines[0].state_dict())
+    config = Training(optimizer=name, rate=0.01, decay=0.1)
+    fused = training.make_optimizer(lines[0].parameters(), config)
+    plain = training.OPTIMIZERS[name](
+        lines[1].parameters(), lr=0.01, weight_decay=0.1, fused=False, foreach=False
+    )
+    assert fused.param_groups[0]["fused"]
+    for _ in range(10):
+        batch = torch.randn(8, 4, generator=generator, dtype=torch.float64)
+        for line, optimizer in zip(lines, (fused, plain), strict=True):
+            optimizer.zero_grad()
+            line(batch).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(lines[0].weight, lines[1].weight, rtol=1e-12, atol=1e-12)
+
+
+def test_decay_shrinks_weights_or_enters_the_gradient():
+    weights = {}
+    for name in ("adamw", "adam"):
+        weight = nn.Parameter(torch.tensor([2.0, -1.0], dtype=torch.float64))
+        optimizer = training.make_optimizer(
+            [weight], Training(optimizer=name, rate=0.01, decay=0.1)
+        )
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        weights[name] = weight.tolist()
+    assert weights["adamw"] == pytest.approx([2 * (1 - 0.001), -(1 - 0.001)])
+    # the gradient is decay * weight, and Adam's first step has the length of the rate
+    assert weights["adam"] == pytest.approx([2 - 0.01, -1 + 0.01], abs=1e-6)
+
+
+def test_an_optimizer_without_a_fused_kernel_is_plain():
+    weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    optimizer = training.make_optimizer([weight], Training())
+    assert not optimizer.param_groups[0]["fused"]
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert weight.isfinite().all()
