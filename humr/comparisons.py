@@ -1,0 +1,273 @@
+r"""Compare variants from rows: means and differences with intervals, verdicts on claims.
+
+Rows have one line per (variant, seed, image) and a column per metric (`evaluation.evaluate`). A
+metric of image $i$, measured with variant $v$ that was trained with seed $s$, is taken as
+
+$$ y_{vsi} = \mu_v + a_{vi} + b_{vs} + e_{vsi}, $$
+
+where images and seeds are random draws: all variants and seeds share the $I$ test images, and a
+model that is trained again gets another $b_{vs}$. The mean over both has the variance
+$\sigma_a^2/I + \sigma_b^2/S + \sigma_e^2/(IS)$. The same holds for the paired difference of
+two variants, $d_{vsi} = y_{vsi} - y_{rsi}$. Its parts are estimated by
+
+- image part: variance of the seed-averaged values of the images, divided by $I$;
+- seed part: variance of the image-averaged values of the seeds, divided by $S$. Few seeds say
+  little about it, so it is **pooled** over all variants of the table, which assumes that it is
+  the same for all of them, as in a one-way layout;
+- the noise $\sigma_e^2/(IS)$ is in both parts, and is subtracted once (from the seed part, which
+  cannot become negative).
+
+For differences the pooled variance is the residual of the layout "variant + seed" (randomised
+blocks: what a seed does to all variants cancels), with $(V-1)(S-1)$ degrees of freedom if no run
+is missing; for two variants without image noise this is the paired t-test. The intervals use the
+t distribution with Welch-Satterthwaite degrees of freedom of the sum. They hold for one comparison
+at a time. With one seed there is no seed part: the interval covers the choice of test images only,
+says nothing about training again, and supports no verdict.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+KEYS = ["variant", "seed", "image"]
+ONE_SEED = "1 seed: no interval over training"
+
+
+# ----------------------------------------------------------------------- estimates
+
+
+def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) -> pd.DataFrame:
+    """Mean of each metric per variant, with an interval over images and over training again.
+
+    The seed variance is pooled over the variants. To compare variants use `differences`: it is
+    paired, therefore much sharper than a look at whether two of these intervals overlap.
+    """
+    result = []
+    for metric in metrics:
+        table = _table(rows, metric)
+        values = {v: _of(table, v).dropna() for v in _variants(rows)}
+        pooled = _residual_variance(_seed_means(values), blocks=False)
+        for variant, matrix in values.items():
+            estimate = _estimate(matrix.to_numpy(), *pooled, level)
+            result.append({"variant": variant, "metric": metric, **estimate})
+    return pd.DataFrame(result)
+
+
+def differences(
+    rows: pd.DataFrame, reference: str, metrics: Sequence[str], *, level: float = 0.95
+) -> pd.DataFrame:
+    """Difference of each variant to the reference, paired by (seed, image), with an interval.
+
+    Only seeds that both variants have count, and only images where the metric is defined for both
+    with all these seeds. `from_images`, `from_training`: the two parts of the standard error.
+    """
+    _check_variant(rows, reference)
+    result = []
+    for metric in metrics:
+        table = _table(rows, metric)
+        pairs = {v: _paired(table, v, reference) for v in _variants(rows) if v != reference}
+        zero = {reference: pd.DataFrame(0.0, index=[0], columns=_of(table, reference).columns)}
+        variance, freedom = _residual_variance(_seed_means(pairs | zero), blocks=True)
+        for variant, matrix in pairs.items():
+            estimate = _estimate(matrix.to_numpy(), 2 * variance, freedom, level)
+            result.append(
+                {"variant": variant, "reference": reference, "metric": metric, **estimate}
+            )
+    return pd.DataFrame(result)
+
+
+def gains(
+    rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]
+) -> pd.DataFrame:
+    """Rows of differences `variant - reference`, one new variant per pair: to compare gains.
+
+    `differences` of the result is the interaction, for example "the loss helps more with few
+    labels": `{"few": ("few_mmd", "few_none"), "many": ("many_mmd", "many_none")}`.
+    """
+    parts = []
+    for name, (variant, reference) in pairs.items():
+        for label in (variant, reference):
+            _check_variant(rows, label)
+        keyed = rows.set_index(["seed", "image"])
+        one, other = (
+            keyed.loc[keyed["variant"] == v, list(metrics)] for v in (variant, reference)
+        )
+        parts.append((one - other).dropna(how="all").reset_index().assign(variant=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric as a table, images by (variant, seed)."""
+    missing = [name for name in [*KEYS, metric] if name not in rows]
+    if missing:
+        raise ValueError(f"rows have no column {missing}; there are: {', '.join(rows.columns)}")
+    twice = np.flatnonzero(rows.duplicated(KEYS))
+    if len(twice):
+        first = dict(zip(KEYS, rows[KEYS].to_numpy()[twice[0]], strict=True))
+        raise ValueError(
+            f"one row per {KEYS} expected; {first} is there twice: two studies mixed?"
+        )
+    table = rows.pivot(index="image", columns=["variant", "seed"], values=metric).astype(float)
+    infinite = np.isinf(table.to_numpy()).any(0)
+    if infinite.any():
+        raise ValueError(
+            f"{metric} is infinite in (variant, seed) {list(table.columns[infinite])}"
+        )
+    return table
+
+
+def _variants(rows: pd.DataFrame) -> list[str]:
+    """Names in the order of the rows."""
+    return list(rows["variant"].unique())
+
+
+def _of(table: pd.DataFrame, variant: str) -> pd.DataFrame:
+    """Part of one variant, images by seeds."""
+    return table.xs(variant, axis=1, level="variant")  # pyright: ignore[reportReturnType]
+
+
+def _paired(table: pd.DataFrame, variant: str, reference: str) -> pd.DataFrame:
+    """Differences, images by common seeds; images without a value are left out."""
+    one, other = _of(table, variant), _of(table, reference)
+    common = list(one.columns.intersection(other.columns))
+    if not common:
+        raise ValueError(f"{variant!r} and {reference!r} have no seed in common: nothing to pair")
+    return (one.loc[:, common] - other.loc[:, common]).dropna()
+
+
+def _seed_means(values: Mapping[str, pd.DataFrame]) -> np.ndarray:
+    """Image-averaged values, variants by seeds; NaN where there is no run or no value."""
+    return pd.DataFrame({name: matrix.mean() for name, matrix in values.items()}).to_numpy().T
+
+
+def _residual_variance(values: np.ndarray, *, blocks: bool) -> tuple[float, int]:
+    """Mean square around one mean per row (plus one effect per column), degrees of freedom."""
+    variant, seed = np.nonzero(np.isfinite(values))
+    design = np.eye(values.shape[0])[variant]
+    if blocks:
+        design = np.concatenate([design, np.eye(values.shape[1])[seed]], 1)
+    observed = values[variant, seed]
+    solution, _, rank, _ = np.linalg.lstsq(design, observed)
+    freedom = len(observed) - int(rank)
+    rest = np.square(observed - design @ solution).sum()
+    return (float(rest / freedom), freedom) if freedom else (np.nan, 0)
+
+
+def _estimate(values: np.ndarray, variance: float, freedom: int, level: float) -> dict:
+    """Mean and interval of values, images by seeds; `variance` is that of one seed's mean."""
+    images, seeds = values.shape
+    if images < 2:
+        empty = dict.fromkeys(["estimate", "low", "high", "from_images", "from_training"], np.nan)
+        note = f"defined for {images} image{'s' * (images != 1)}"
+        return empty | {"seeds": seeds, "images": images, "note": note}
+    of_image = values.mean(1)
+    image, seed = of_image.var(ddof=1) / images, 0.0
+    training, degrees = 0.0, float(images - 1)
+    if seeds > 1:
+        seed = variance / seeds
+        rest = values - of_image[:, None] - values.mean(0) + values.mean()
+        noise = np.square(rest).sum() / (images - 1) / (seeds - 1) / (images * seeds)
+        training = max(seed - noise, 0.0)
+        parts = image**2 / (images - 1) + seed**2 / freedom
+        degrees = (image + training) ** 2 / parts if parts > 0 else np.inf
+    half = student.ppf((1 + level) / 2, degrees) * np.sqrt(image + training)
+    return {
+        "estimate": values.mean(),
+        "low": values.mean() - half,
+        "high": values.mean() + half,
+        "from_images": np.sqrt(image),
+        "from_training": np.sqrt(training) if seeds > 1 else np.nan,
+        "seeds": seeds,
+        "images": images,
+        "note": "" if seeds > 1 else ONE_SEED,
+    }
+
+
+# ----------------------------------------------------------------------- claims
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about the difference `variant - reference` of a metric, to be tested by runs.
+
+    Attributes:
+        text: the statement in words.
+        source: where it stands, e.g. "Table S2".
+        variant: what is claimed about.
+        reference: what it is compared with; None: the metric itself is compared with zero.
+        metric: column of the rows.
+        direction: the difference is "lower" or "higher" than zero, or the "same".
+        margin: slack. "lower" claims a difference below +margin, "higher" one above -margin (so
+            that a positive margin makes it a claim of no harm), "same" one within +-margin.
+        smallest: smallest effect of interest: an interval within +-smallest counts against the
+            claim, whatever its sign.
+    """
+
+    text: str
+    source: str
+    variant: str
+    reference: str | None
+    metric: str
+    direction: Literal["lower", "higher", "same"]
+    margin: float = 0.0
+    smallest: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("lower", "higher", "same"):
+            raise ValueError(f"direction must be lower, higher or same; got {self.direction!r}")
+        if self.margin < 0 or self.smallest < 0:
+            raise ValueError(f"margin and smallest must not be negative; got {self}")
+        if self.direction == "same" and not self.margin:
+            raise ValueError(
+                "a claim of no difference needs a margin: the largest one that counts"
+            )
+
+    @property
+    def test(self) -> str:
+        """The claim as an inequality."""
+        against = "" if self.reference is None else f" - {self.reference}"
+        limit = f"{'-' * (self.margin > 0)}{self.margin:g}"
+        bound = {"lower": f"< {self.margin:g}", "higher": f"> {limit}"}
+        within = f"within ±{self.margin:g}"
+        return f"{self.metric}: {self.variant}{against} {bound.get(self.direction, within)}"
+
+    def verdict(self, low: float, high: float) -> str:
+        """Judge by an interval: reproduced only if all of it agrees with the claim."""
+        if not np.isfinite([low, high]).all():
+            return "unclear"
+        if self.smallest and -self.smallest < low and high < self.smallest:
+            return "not reproduced"
+        if self.direction == "same":
+            inside = -self.margin < low and high < self.margin
+            outside = low >= self.margin or high <= -self.margin
+        else:
+            low, high = (-high, -low) if self.direction == "higher" else (low, high)
+            inside, outside = high < self.margin, low >= self.margin
+        return "reproduced" if inside else "not reproduced" if outside else "unclear"
+
+
+def verdicts(rows: pd.DataFrame, claims: Sequence[Claim], *, level: float = 0.95) -> pd.DataFrame:
+    """Test each claim: reproduced, not reproduced, or unclear (always, with a single seed)."""
+    result = []
+    for claim in claims:
+        _check_variant(rows, claim.variant)
+        if claim.reference is None:
+            table = means(rows, [claim.metric], level=level)
+        else:
+            table = differences(rows, claim.reference, [claim.metric], level=level)
+        found = table[table["variant"] == claim.variant].iloc[0]
+        line: dict = {"claim": claim.text, "source": claim.source, "test": claim.test}
+        line |= {name: found[name] for name in ("estimate", "low", "high", "seeds")}
+        sure = claim.verdict(found["low"], found["high"])
+        result.append(line | {"verdict": sure if found["seeds"] > 1 else "unclear"})
+    columns = ["claim", "source", "test", "estimate", "low", "high", "seeds", "verdict"]
+    return pd.DataFrame(result, columns=columns)
+
+
+def _check_variant(rows: pd.DataFrame, name: str) -> None:
+    if name not in set(rows["variant"]):
+        raise ValueError(f"no variant {name!r} in rows; there are: {', '.join(_variants(rows))}")
