@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from humr.config import Model
 from humr.datasets import Batch
+from humr.embedding import HeatmapEmbedding
 
 BETAS = 11
 WEAK = 3  # scale and offset of the weak-perspective camera
@@ -22,6 +23,10 @@ class ContextEncoder(nn.Module):
     vector; it is standardised, cut at 5 deviations and shortened first (`feature_width`; 720
     features of the paper's backbone enter as they are), and the network is told
     where the detector's window lies in the box (`window_info`).
+
+    For the ablations `Model.box` and `Model.pose` leave $c_B$ and $c_P$ out, and
+    `Model.embedding` adds samples of the heatmaps as `embedding.HeatmapEmbedding` sees them, as
+    wide as $c_P$.
     """
 
     feature_mean: Tensor
@@ -30,7 +35,7 @@ class ContextEncoder(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         width = model.features if model.feature_width is None else model.feature_width
-        self.window_info = model.window_info
+        self.window_info, self.box = model.window_info, model.box
         self.register_buffer("feature_mean", torch.zeros(model.features))
         self.register_buffer("feature_std", torch.ones(model.features))
         self.feature = nn.Identity() if model.feature_width is None else nn.Sequential(
@@ -43,8 +48,14 @@ class ContextEncoder(nn.Module):
             nn.Linear(17 * 3, model.pose_hidden),
             nn.ReLU(),
             nn.Linear(model.pose_hidden, model.pose_width),
+        ) if model.pose else None  # fmt: skip
+        self.embedding = (
+            HeatmapEmbedding(model.pose_width, samples=model.embedding_samples)
+            if model.embedding
+            else None
         )
-        self.width = width + model.pose_width + 3 + 5 * model.window_info
+        branches = model.pose + model.embedding
+        self.width = width + branches * model.pose_width + 3 * model.box + 5 * model.window_info
 
     def _feature(self, features: Float[Tensor, "batch features"]) -> Tensor:
         if isinstance(self.feature, nn.Identity):
@@ -60,13 +71,15 @@ class ContextEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch context"]:
         """Return the context of every image."""
-        parts = [
-            self._feature(batch.features),
-            self.pose(batch.keypoints.flatten(1)),
-            batch.box_info,
-        ]
+        parts = [self._feature(batch.features)]
+        if self.pose is not None:
+            parts.append(self.pose(batch.keypoints.flatten(1)))
+        if self.box:
+            parts.append(batch.box_info)
         if self.window_info:
             parts.append(batch.window_info)
+        if self.embedding is not None:
+            parts.append(self.embedding(batch.samples, batch.density))
         return torch.cat(parts, -1)
 
 
