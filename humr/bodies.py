@@ -1,11 +1,10 @@
 """Body models: vertices, joints and key points of a skinned body from 22 rotations and betas.
 
-Reads the open body of this repository (`data/open_body_*.npz`) and SMPL-X files through the same
-call. Only the 22 body joints move; jaw, eyes and fingers stay at the identity, so their skinning
-weights fold onto the nearest body joint above them and their pose correctives vanish.
+Reads the open body and SMPL-X files alike. Only 22 joints move; jaw, eyes and fingers stay at the
+identity: their weights fold onto the body joint above, and their pose correctives vanish.
 
-Axes of the body: x to its left, y up, z to the front; metres. The pelvis is not the origin, and
-the first rotation turns the body about the pelvis. No translation is added here.
+Axes of the body: x to its left, y up, z to the front; metres. The first rotation turns it about
+the pelvis, which is not the origin. No translation is added here.
 """
 
 from collections.abc import Sequence
@@ -231,7 +230,7 @@ class Body(nn.Module):
         rest = self.rest_vertices(betas)
         if self.pose_directions is not None:
             rest = rest + _combine(self.pose_directions, pose_features(rotations))
-        linear, shift = self._skinning_transforms(rotations, betas)
+        linear, shift = self.skinning_transforms(rotations, betas)
         transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(-2)
         blended = (self.weights @ transforms).unflatten(-1, (3, 4))
         return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
@@ -249,11 +248,12 @@ class Body(nn.Module):
                 f"{', '.join(self.skeletons) or 'none'}. Original SMPL-X files hold no such "
                 "regressors: use the open body, or joints()"
             )
-        linear, shift = self._skinning_transforms(rotations, betas)
+        linear, shift = self.skinning_transforms(rotations, betas)
         features = None if self.pose_directions is None else pose_features(rotations)
         return self._folded[skeleton_name](linear, shift, betas, features)
 
-    def _skinning_transforms(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+    def skinning_transforms(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the transforms x -> linear x + shift of the 22 joints, (22, 3, 3) and (22, 3)."""
         rest = self.rest_joints(betas)[..., : len(BODY22), :]
         turned, placed = forward_kinematics(rotations, rest)
         return turned, placed - (turned @ rest[..., None])[..., 0]

@@ -6,7 +6,6 @@ An image that has nothing to measure (no visible joint, no mask) gets NaN.
 """
 
 from collections.abc import Sequence
-from math import comb
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +14,7 @@ from torch import Tensor
 from humr.losses import inside_mask
 from humr.rotations import similarity_align
 
+PAIRS = 2**21  # distances that are held at a time
 # ------------------------------------------------------------------------- poses
 
 
@@ -117,8 +117,10 @@ def expected_best_of(error: Float[Tensor, "*batch hypotheses"], n: int) -> Float
     """
     total = error.shape[-1]
     _check_count(n, total)
-    weights = [comb(total - 1 - i, n - 1) / comb(total, n) for i in range(total)]
-    return error.sort(-1).values @ error.new_tensor(weights)
+    order = torch.arange(total - 1, dtype=torch.float64)  # each weight from the one before
+    ratios = ((total - n - order) / (total - 1 - order)).clamp_min(0)
+    weights = torch.cat([ratios.new_tensor([n / total]), ratios]).cumprod(0)
+    return error.sort(-1).values @ weights.to(error)
 
 
 def expected_worst_of(
@@ -136,14 +138,11 @@ def mean_pose(
 
 
 def medoid(hypotheses: Float[Tensor, "*batch hypotheses joints dim"]) -> Int[Tensor, "*batch"]:
-    """Index of the hypothesis with the smallest mean distance to all others (a real pose)."""
-    by_joint = hypotheses.transpose(-3, -2)
-    total = sum(
-        _distances(by_joint[..., i, :, :], by_joint[..., i, :, :])
-        for i in range(by_joint.shape[-3])
-    )
-    assert isinstance(total, Tensor)
-    return total.sum(-1).argmin(-1)
+    r"""Index of the hypothesis nearest to all others, $\arg\min_i \sum_k d(x_i, x_k)$.
+
+    $d$ is the mean joint distance. Tables call it the median, which it is in one dimension.
+    """
+    return _distance_sums(hypotheses).sum(-1).argmin(-1)
 
 
 # --------------------------------------------------------- distributions of poses
@@ -168,16 +167,19 @@ def energy_score(
     not seen, see `joint_energy_score`). Unbiased in the number of hypotheses. One hypothesis, or
     equal ones, give the `mpjpe`.
     """
-    count, joints = hypotheses.shape[-3:-1]
-    error = mpjpe(hypotheses, target[..., None, :, :]).mean(-1)
+    return energy_score_by_joint(hypotheses, target).mean(-1)
+
+
+def energy_score_by_joint(
+    hypotheses: Float[Tensor, "*batch hypotheses joints dim"],
+    target: Float[Tensor, "*batch joints dim"],
+) -> Float[Tensor, "*batch joints"]:
+    """Energy score of every joint by itself: `energy_score` is their mean."""
+    count = hypotheses.shape[-3]
+    error = joint_distance(hypotheses, target[..., None, :, :]).mean(-2)
     if count == 1:
         return error
-    by_joint = hypotheses.transpose(-3, -2)
-    rows = max(1, 2**24 // max(hypotheses[..., 0].numel(), 1))  # at most 64 MB of distances
-    between = torch.stack(
-        [_distances(part, by_joint).sum((-3, -2, -1)) for part in by_joint.split(rows, -2)]
-    ).sum(0)
-    return error - between / (2 * joints * count * (count - 1))
+    return error - _distance_sums(hypotheses).sum(-2) / (2 * count * (count - 1))
 
 
 def joint_energy_score(
@@ -229,10 +231,16 @@ def mask_distance(
     for image in range(len(mask)):
         row, column = edge[image].nonzero(as_tuple=True)
         pixels = torch.stack((column, row), -1).to(points.dtype) + 0.5
-        far = _distances(scaled[image][missed[image]], pixels)
-        nearest = far.amin(-1) if len(pixels) else far.new_full((len(far),), torch.nan)
-        result[image, missed[image]] = nearest
+        result[image, missed[image]] = _nearest(scaled[image][missed[image]], pixels)
     return result
+
+
+def _nearest(points: Tensor, pixels: Tensor) -> Tensor:
+    """Distance of every point to the nearest pixel, NaN if there is none; in bounded memory."""
+    if not len(pixels):
+        return points.new_full((len(points),), torch.nan)
+    parts = points.split(max(1, PAIRS // len(pixels)))
+    return torch.cat([_distances(part, pixels).amin(-1) for part in parts])
 
 
 def percent_inside(
@@ -248,6 +256,17 @@ def minimum_distance(
 ) -> Float[Tensor, "*batch"]:
     """Mean of `mask_distance` over hypotheses and invisible joints: MinDist, in mask pixels."""
     return masked_mean(distance.mean(-2), invisible)
+
+
+def _distance_sums(points: Tensor) -> Tensor:
+    """Sum of every hypothesis's distances to all others, joint by joint: (*batch, n, joints).
+
+    A bounded number of distances is held at a time, whatever the number of hypotheses.
+    """
+    by_joint = points.transpose(-3, -2)
+    rows = max(1, PAIRS // max(by_joint[..., 0].numel(), 1))
+    parts = [_distances(part, by_joint).sum(-1) for part in by_joint.split(rows, -2)]
+    return torch.cat(parts, -1).mT
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
