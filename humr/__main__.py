@@ -120,6 +120,8 @@ def forward(python: str, options: argparse.Namespace) -> int:
     """Hand the rest of the command line to the module that knows it."""
     if options.command == "lab":
         return call(python, "jupyterlab", *options.rest)
+    if options.command == "study":
+        return call(python, "humr.studies", *options.rest)
     return call(python, "humr.experiments", options.command, *options.rest)
 
 
@@ -161,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     for name, help_text in {
         "world": "make the open world's data for a profile",
         "train": "train on it: one run of a profile",
+        "study": "train and evaluate the ablations that are missing; goes on where it stopped",
         "lab": "open JupyterLab",
     }.items():
         commands.add_parser(name, help=help_text, add_help=False).set_defaults(run=forward)

@@ -1,17 +1,22 @@
-"""Every number that a run depends on: frozen dataclasses, JSON, a hash, and the four profiles."""
+"""Every number that a run depends on: frozen dataclasses, JSON, and a hash of them."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+FOLLOW = ("heatmaps", "certain", "articulated", "all", "keypoints")
 
 
 def _require(ok: bool, what: str) -> None:  # noqa: FBT001
     if not ok:
         raise ValueError(what)
+
+
+def _one_of(field_name: str, value: str, *known: str) -> None:
+    _require(value in known, f"{field_name} must be one of {', '.join(known)}; got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class World:
     truncated: float = 0.20  # share of images that cut the person off
     frontal: float = 0.60  # share drawn within 60 degrees of the camera; the rest anyhow
     odd: float = 0.03  # share of bodies turned in any direction
-    heatmap_samples: int = 64  # stored samples of every heatmap (HuMR stores 150)
+    heatmap_samples: int = 80  # stored samples of every heatmap (HuMR stores 150)
     mask_resolution: int = 112
 
     def __post_init__(self) -> None:
@@ -57,6 +62,11 @@ class Model:
     pose_hidden: int = 512
     pose_width: int = 256
     window_info: bool = False  # tell the network where the detector's window lies in the box
+    box: bool = True  # condition: where the box lies in the photograph (CLIFF)
+    pose: bool = True  # condition: the detector's 2D pose
+    embedding: bool = False  # condition: DiffPose's embedding of heatmap samples
+    embedding_samples: int = 32
+    flow: str = "realnvp"  # or "glow": ProHMR's flow of constant volume
     blocks: int = 8
     hidden: int = 1024
     clamp: float = 2.0
@@ -70,6 +80,12 @@ class Model:
     def __post_init__(self) -> None:
         _require(self.blocks > 0 and self.hidden > 0, "blocks and hidden must be positive")
         _require(0 <= self.dropout < 1, f"dropout must lie in 0..1; got {self.dropout}")
+        _one_of("flow", self.flow, "realnvp", "glow")
+
+    @property
+    def heatmap_samples(self) -> int:
+        """Heatmap samples that the network wants to see per image."""
+        return self.embedding_samples if self.embedding else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +100,7 @@ class Weights:
     heatmap: float = 5e-2  # MMD
     mask: float = 0.1
     camera: float = 1.0  # in the official code only
+    random_keypoints: float = 0.0  # 2D keypoints of random samples (ProHMR; HuMR's ablations)
 
     def __post_init__(self) -> None:
         for term in fields(self):
@@ -93,18 +110,45 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Supervision:
-    """When a heatmap, the ground truth or nothing supervises a joint (HuMR, section 3.3)."""
+    """What teaches the hypotheses (HuMR, section 3.3). Defaults follow the paper.
+
+    `follow` says what the 2D projections of random hypotheses are compared with: "heatmaps" (the
+    paper: heatmap where uncertain, label where certain), "certain" (labels of certain joints),
+    "articulated" (labels wherever the paper compares at all), "all" (labels of all joints in the
+    crop), "keypoints" (the detector's best guess of all joints; needs no label).
+    """
 
     uncertain_below: float = 0.7
     invisible_below: float = 0.5
-    mask_misses: float = 0.1  # share of true joints off the mask from which it is not trusted
-    target_noise: float = 0.005  # on the 6D labels
+    floor: float = 0.0  # below this confidence the label again (official code: 0.15)
+    confidence: str = "map"  # maximum of the map, or of its drawn "samples" (official code)
+    follow: str = "heatmaps"
+    heatmaps: str = "own"  # or "shuffled": another image's; "gaussian": of the same moments
     heatmap_samples: int = 25
+    estimator: str = "unbiased"  # or "biased" (official code)
+    first_is_point: bool = False  # the label replaces the first sample (official code)
+    random_visible: bool = False  # 2D keypoints of random samples: visible joints only
+    mask_target: str = "own"  # pull to samples of the same joint, or of "any" (official code)
+    mask_beyond: bool = False  # also punish joints outside the crop (the paper does not say)
+    mask_misses: float = 0.1  # share of true joints off the mask from which it is not trusted
+    target_noise: float = 0.005  # on the 6D labels (official code)
+    poses: int | None = None  # images that may show their 3D labels; None: as their split says
+    points: int | None = None  # the same for 2D labels
 
     def __post_init__(self) -> None:
         low, high = self.invisible_below, self.uncertain_below
         _require(
             0 <= low <= high <= 1, f"need 0 <= invisible <= uncertain <= 1; got {low}, {high}"
+        )
+        _require(self.heatmap_samples > 0, "heatmap_samples must be positive")
+        _one_of("confidence", self.confidence, "map", "samples")
+        _one_of("follow", self.follow, *FOLLOW)
+        _one_of("heatmaps", self.heatmaps, "own", "shuffled", "gaussian")
+        _one_of("estimator", self.estimator, "unbiased", "biased")
+        _one_of("mask_target", self.mask_target, "own", "any")
+        _require(
+            self.estimator == "biased" or not self.first_is_point,
+            "first_is_point belongs to the biased estimator (official code)",
         )
 
 
@@ -114,7 +158,9 @@ class Training:
 
     steps: int = 400_000
     batch: int = 64
+    labelled_share: float = 0.0  # share of a batch that is drawn among images with 3D labels
     hypotheses: int = 25  # random ones per image and step, beside the mode
+    optimizer: str = "adamw"  # official code; the paper says "adam"
     rate: float = 1e-4
     decay: float = 1e-4
     warmup: int = 0
@@ -128,8 +174,12 @@ class Training:
 
     def __post_init__(self) -> None:
         _require(self.steps > 0 and self.batch > 0, "steps and batch must be positive")
-        known = ("32-true", "bf16-mixed")
-        _require(self.precision in known, f"precision must be one of {known}")
+        _require(
+            self.hypotheses >= 2, f"the losses need 2 or more hypotheses; got {self.hypotheses}"
+        )
+        _require(0 <= self.labelled_share <= 1, "labelled_share must lie in 0..1")
+        _one_of("optimizer", self.optimizer, "adamw", "adam")
+        _one_of("precision", self.precision, "32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,102 +192,12 @@ class Run:
     supervision: Supervision = field(default_factory=Supervision)
     training: Training = field(default_factory=Training)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """How large everything is: from a test of the plumbing to the paper's own sizes."""
-
-    name: str
-    run: Run
-    hypotheses: int  # per image in evaluation
-    photo_hypotheses: int = 100
-
-
-_OPEN_MODEL = Model(
-    features=2016,
-    feature_width=320,
-    feature_dropout=0.2,
-    pose_hidden=256,
-    pose_width=192,
-    window_info=True,
-    blocks=6,
-    hidden=384,
-    clamp=1.0,
-    zero_init=True,
-    normalise=True,
-    head_hidden=512,
-    dropout=0.1,
-)
-# A tenth of the paper's mask weight: the detector's masks are less certain (decisions.md, 16).
-_OPEN_WEIGHTS = Weights(mask=0.01, camera=0.0)
-
-PROFILES: dict[str, Profile] = {
-    "smoke": Profile(
-        name="smoke",
-        hypotheses=10,
-        photo_hypotheses=25,
-        run=Run(
-            world=World(labelled=24, points=8, unlabelled=8, validation=8, test=8, shard=8),
-            model=replace(_OPEN_MODEL, blocks=2, hidden=32, feature_width=32, pose_width=32),
-            weights=_OPEN_WEIGHTS,
-            training=Training(
-                steps=12, batch=8, hypotheses=4, rate=1e-3, clip=1.0, validate_every=6
-            ),
-        ),
-    ),
-    "laptop": Profile(
-        name="laptop",
-        hypotheses=100,
-        run=Run(
-            model=_OPEN_MODEL,
-            weights=_OPEN_WEIGHTS,
-            training=Training(
-                steps=6_000,
-                hypotheses=8,
-                rate=5e-4,
-                decay=1e-3,
-                warmup=300,
-                cosine=True,
-                clip=1.0,
-                average=0.999,
-                validate_every=500,
-                patience=8,
-            ),
-        ),
-    ),
-    "gpu": Profile(
-        name="gpu",
-        hypotheses=100,
-        run=Run(
-            world=World(
-                labelled=160_000, points=20_000, unlabelled=20_000, validation=2_000, test=4_000
-            ),
-            model=replace(_OPEN_MODEL, blocks=8, hidden=1024, feature_width=720, pose_width=256),
-            weights=_OPEN_WEIGHTS,
-            training=Training(
-                steps=60_000,
-                batch=256,
-                rate=3e-4,
-                decay=1e-3,
-                warmup=1_000,
-                cosine=True,
-                clip=1.0,
-                average=0.9995,
-                precision="bf16-mixed",
-                validate_every=2_000,
-                patience=8,
-            ),
-        ),
-    ),
-    "paper": Profile(name="paper", hypotheses=100, run=Run()),
-}
-
-
-def profile(name: str) -> Profile:
-    """Return a profile by name."""
-    if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; expected one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    def __post_init__(self) -> None:
+        drawn = max(self.supervision.heatmap_samples, self.model.heatmap_samples)
+        stored = self.world.heatmap_samples
+        _require(
+            drawn <= stored, f"the world stores {stored} heatmap samples; {drawn} are asked for"
+        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -36,6 +36,7 @@ class Batch:
     image_size: Float[Tensor, "batch 2"]
     # what the detector says beyond its best guess: it supervises, and needs no label
     samples: Float[Tensor, "batch samples 17 2"]  # of the heatmaps, in the crop
+    density: Float[Tensor, "batch samples 17"]  # of the heatmap there, 1 at its maximum
     mask: Bool[Tensor, "batch rows columns"]
     # labels
     rotations: Float[Tensor, "batch 22 3 3"]
@@ -84,6 +85,8 @@ class Records:
     flag: Float[Tensor, " images"]
     world_landmarks: Float[Tensor, "images 33 3"]
     cells: Int[Tensor, "images samples 17"]
+    density: Float[Tensor, "images samples 17"]  # calibrated heatmap there, of its maximum
+    moments: Float[Tensor, "images 17 5"]  # calibrated heatmap, cells: mean x, y, cov xx, xy, yy
     features: Float[Tensor, "images features"]
     mask: UInt8[Tensor, "images bytes"]  # of the detector, in the box, bit-packed
     # for evaluation only: no network and no loss may read these
@@ -143,11 +146,26 @@ class Records:
         generator: torch.Generator,
         has_pose: Tensor | None = None,
         has_points: Tensor | None = None,
+        mask: Tensor | None = None,
+        gaussian: bool = False,
     ) -> Batch:
-        """Turn records into a batch, with `samples` heatmap samples drawn from the stored ones."""
+        """Turn records into a batch, with `samples` heatmap samples drawn from the stored ones.
+
+        Args:
+            samples: per joint.
+            generator: of the draws.
+            has_pose: images that may show their 3D labels; default: all.
+            has_points: the same for 2D labels.
+            mask: `possible_mask` if the caller has it already.
+            gaussian: draw from Gaussians with the heatmaps' moments instead.
+        """
         count = len(self)
         every = torch.ones(count, dtype=torch.bool, device=self.focal.device)
         crop, window = self.crop, self.detector_window
+        cells, density = self._draw(samples, generator)
+        if gaussian:
+            cells = self._gaussian(samples, generator)
+        points = window.to_image(cells.flatten(1, 2))
         return Batch(
             features=self.features.float(),
             keypoints=torch.cat([crop.to_crop(self.keypoints), self.confidence[..., None]], -1),
@@ -156,8 +174,9 @@ class Records:
             box=self.box,
             focal=self.focal,
             image_size=self.image_size,
-            samples=self._samples(samples, generator),
-            mask=self.possible_mask(),
+            samples=crop.to_crop(points).unflatten(1, (samples, 17)),
+            density=density,
+            mask=self.possible_mask() if mask is None else mask,
             rotations=rotvec_to_matrix(self.rotvec),
             betas=self.betas,
             translation=self.translation,
@@ -181,16 +200,35 @@ class Records:
         judged = inside & (self.detector_window.to_crop(pixels).abs() <= 1).all(-1)
         return wider | ~judged.unflatten(1, (side, side))
 
-    def _samples(self, count: int, generator: torch.Generator) -> Float[Tensor, "b n 17 2"]:
+    def _draw(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b n 17 2"], Float[Tensor, "b n 17"]]:
+        """Take stored heatmap samples: positions in the window, [-1, 1], and density."""
         stored = self.cells.shape[1]
         if not 1 <= count <= stored:
             raise ValueError(f"samples must lie in 1..{stored}, the stored ones; got {count}")
         start = int(torch.randint(stored, (), generator=generator))
         chosen = torch.arange(start, start + count, device=self.cells.device) % stored
-        cells = self.cells[:, chosen].long()
-        inside_window = GRID.cells_to_crop(cells, generator=generator)
-        points = self.detector_window.to_image(inside_window.flatten(1, 2))
-        return self.crop.to_crop(points).unflatten(1, (count, 17))
+        cells = GRID.cells_to_crop(self.cells[:, chosen].long(), generator=generator)
+        return cells, self.density[:, chosen].float()
+
+    def _gaussian(self, count: int, generator: torch.Generator) -> Float[Tensor, "b n 17 2"]:
+        """Draw from Gaussians of the heatmaps' moments: positions in the detector's window."""
+        mean_x, mean_y, xx, xy, yy = self.moments.unbind(-1)
+        covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
+        root = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(2).to(covariance))
+        noise = torch.randn(len(self), count, 17, 2, generator=generator).to(root.device)
+        points = torch.stack([mean_x, mean_y], -1)[:, None] + torch.einsum(
+            "bjxy,bnjy->bnjx", root, noise
+        )
+        return GRID.to_crop(points)
+
+    def with_default_focal(self, images: Bool[Tensor, " images"] | None = None) -> "Records":
+        """Return records whose focal length is the photograph's diagonal, as if not known."""
+        diagonal = self.image_size.norm(dim=-1)
+        return replace(
+            self, focal=diagonal if images is None else diagonal.where(images, self.focal)
+        )
 
 
 def pack_mask(mask: Bool[Tensor, "batch rows columns"]) -> UInt8[Tensor, "batch bytes"]:
@@ -208,30 +246,67 @@ def unpack_mask(packed: UInt8[Tensor, "batch bytes"]) -> Bool[Tensor, "batch row
 
 @dataclass(frozen=True)
 class Pool:
-    """Training records of several splits, with what each image may teach."""
+    """Training records of several splits, with what each image may teach.
+
+    Images without 2D labels show nothing that only the renderer knows: their focal length is the
+    photograph's diagonal. (Every image has its box, which stands for a person detector's.)
+    """
 
     records: Records
+    possible: UInt8[Tensor, "images bytes"]  # `possible_mask`, bit-packed
     has_pose: Bool[Tensor, " images"]
     has_points: Bool[Tensor, " images"]
 
     @classmethod
-    def of(cls, splits: dict[str, Records]) -> "Pool":
-        """Join splits by name; `SUPERVISION` says which labels a split has."""
+    def of(
+        cls, splits: dict[str, Records], *, poses: int | None = None, points: int | None = None
+    ) -> "Pool":
+        """Join splits by name; `SUPERVISION` says which labels a split has.
+
+        `poses` and `points` replace that: the first so many images show their 3D (2D) labels.
+        """
         if unknown := sorted(splits.keys() - SUPERVISION.keys()):
             raise ValueError(f"cannot train on {unknown}; expected some of {sorted(SUPERVISION)}")
         flags = [torch.tensor([SUPERVISION[n]] * len(r)) for n, r in splits.items()]
-        pose, points = torch.cat(flags).unbind(-1)
-        return cls(Records.join(list(splits.values())), pose, points)
+        has_pose, has_points = torch.cat(flags).unbind(-1)
+        order = torch.arange(len(has_pose))
+        has_pose = has_pose if poses is None else order < poses
+        has_points = has_points if points is None else order < points
+        if (has_pose & ~has_points).any():
+            raise ValueError(f"images with 3D labels have 2D labels too; got {poses} and {points}")
+        records = Records.join(list(splits.values())).with_default_focal(~has_points)
+        parts = [records[slice(i, i + 500)] for i in range(0, len(records), 500)]
+        possible = torch.cat([pack_mask(part.possible_mask()) for part in parts])
+        return cls(records, possible, has_pose, has_points)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def draw(self, batch: int, *, samples: int, generator: torch.Generator) -> Batch:
-        """Draw a batch at random, with replacement between batches but not within."""
-        chosen = torch.randperm(len(self), generator=generator)[:batch]
+    def draw(
+        self,
+        batch: int,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        labelled: float = 0.0,
+        gaussian: bool = False,
+    ) -> Batch:
+        """Draw a batch at random, with replacement between batches but not within.
+
+        `labelled` is the share that is drawn among images with 3D labels; the rest is drawn among
+        all. `gaussian` as in `Records.batch`.
+        """
+        certain = round(labelled * batch)
+        chosen = torch.randperm(len(self), generator=generator)[: batch - certain]
+        if certain:
+            posed = self.has_pose.nonzero().flatten()
+            picked = torch.randperm(len(posed), generator=generator)[:certain]
+            chosen = torch.cat([posed[picked], chosen])
         return self.records[chosen].batch(
             samples=samples,
             generator=generator,
             has_pose=self.has_pose[chosen],
             has_points=self.has_points[chosen],
+            mask=unpack_mask(self.possible[chosen]),
+            gaussian=gaussian,
         )

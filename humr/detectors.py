@@ -35,7 +35,7 @@ from humr.skeletons import COCO17_FROM_BLAZEPOSE
 
 WIDE = 1.6  # boxes, where the first looks are unsure
 MOST_PEOPLE = 6  # are looked at to find the largest
-SURE = 0.6  # score from which one look is enough; clear people have about 0.7
+SURE = 0.7  # score from which one look is enough; about what clear people have
 SEARCH = 1.8  # boxes, the window in which the person network looks for the person in a box
 INPUT_POSE = 256  # px
 GRID = HeatmapGrid()

@@ -17,22 +17,14 @@ from torch import nn
 
 from humr import training, world
 from humr.bodies import Body, load_body
-from humr.config import (
-    PROFILES,
-    Model,
-    Profile,
-    Run,
-    World,
-    config_hash,
-    from_dict,
-    profile,
-    to_dict,
-)
+from humr.config import Model, Run, World, config_hash, from_dict, to_dict
 from humr.datasets import Batch, Pool, Records
 from humr.evaluation import energy_of, evaluate, summary
 from humr.files import digest, write_text
-from humr.mesh import Humr, HumrObjective
+from humr.mesh import Humr
+from humr.objective import HumrObjective
 from humr.paths import DATA, ROOT, RUNS
+from humr.profiles import PROFILES, Profile, profile
 from humr.provenance import provenance
 from humr.rotations import matrix_to_sixd
 
@@ -55,7 +47,12 @@ def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
     if not (directory / "done.json").exists():
         world.generate(run.world)
         progress = _fit(run, name, device, directory)
-        done = {"step": progress.step, "best_step": progress.best_step, "best": progress.best}
+        done = {
+            "step": progress.step,
+            "best_step": progress.best_step,
+            "best": progress.best,
+            "seconds": progress.seconds,
+        }
         write_text(directory / "done.json", json.dumps(done))
     return directory / "best"
 
@@ -64,21 +61,28 @@ def _fit(run: Run, name: str, device: str, directory: Path) -> training.Progress
     torch.manual_seed(run.training.seed)
     fabric = training.make_fabric(run.training, device=device)
     splits = ("labelled", "points", "unlabelled")
-    pool = Pool.of({split: world.load(run.world, split) for split in splits})
+    rule, config = run.supervision, run.training
+    loaded = {split: world.load(run.world, split) for split in splits}
+    pool = Pool.of(loaded, poses=rule.poses, points=rule.points)
     model = Humr(run.model)
     model.fit_statistics(pool)
     body = load_body("small").to(fabric.device)
-    objective = HumrObjective(model, body, run.weights, run.supervision, run.training.hypotheses)
-    count = run.supervision.heatmap_samples
+    objective = HumrObjective(model, body, run.weights, rule, config.hypotheses)
 
     def draw(generator: torch.Generator) -> Batch:
-        return pool.draw(run.training.batch, samples=count, generator=generator)
+        return pool.draw(
+            config.batch,
+            samples=max(rule.heatmap_samples, model.heatmap_samples),
+            generator=generator,
+            labelled=config.labelled_share,
+            gaussian=rule.heatmaps == "gaussian",
+        )
 
     return training.fit(
         objective,
         draw,
-        Validation(world.load(run.world, "validation"), body),
-        run.training,
+        Validation(world.load(run.world, "validation"), body, samples=model.heatmap_samples),
+        config,
         directory,
         fabric=fabric,
         about={"system": "humr", "name": name, "run": to_dict(run), "recipe": world.RECIPE},
@@ -88,11 +92,13 @@ def _fit(run: Run, name: str, device: str, directory: Path) -> training.Progress
 class Validation:
     """Energy score (the score that decides), error of the mode, likelihood, on fixed noise."""
 
-    def __init__(self, records: Records, body: Body, *, hypotheses: int = 16) -> None:
+    def __init__(
+        self, records: Records, body: Body, *, hypotheses: int = 16, samples: int = 0
+    ) -> None:
         self.body, self.hypotheses = body, hypotheses
         generator = torch.Generator().manual_seed(0)
         self.parts = [
-            records[slice(i, i + 100)].batch(samples=1, generator=generator)
+            records[slice(i, i + 100)].batch(samples=max(samples, 1), generator=generator)
             for i in range(0, len(records), 100)
         ]
 
@@ -131,21 +137,32 @@ def shipped() -> tuple[Humr, dict[str, Any]]:
 
 
 def evaluated(
-    checkpoint: Path, config: World, split: str, *, hypotheses: int, seed: int = 0
+    checkpoint: Path,
+    config: World,
+    split: str,
+    *,
+    hypotheses: int,
+    seed: int = 0,
+    default_focal: bool = False,
 ) -> pd.DataFrame:
     """Evaluate a checkpoint on a split of a world, once; rows are kept in `runs/evaluations`.
 
-    Their name holds the hash of the weights, of the world, and of the code that evaluates.
+    Their name holds the hash of the weights, of the world, and of the code that evaluates. With
+    `default_focal` the model is not told the focal length.
     """
     of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in ("evaluation", "metrics", "mesh"))
     key = [digest(checkpoint.with_suffix(".safetensors")), world.directory(config).name, of_code]
-    name = sha256(f"{key} {split} {hypotheses} {seed}".encode()).hexdigest()[:16]
+    name = f"{key} {split} {hypotheses} {seed}" + " focal" * default_focal
+    name = sha256(name.encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
     if not path.exists():
         model, _ = training.load_model(checkpoint, build)
         world.generate(config, splits=[split])
         records = world.load(config, split)
-        rows = evaluate(model, load_body("small"), records, hypotheses=hypotheses, seed=seed)
+        seen = records.with_default_focal() if default_focal else None
+        rows = evaluate(
+            model, load_body("small"), records, hypotheses=hypotheses, seed=seed, seen=seen
+        )
         write_rows(path, rows)
     return pd.read_parquet(path)
 

@@ -248,13 +248,16 @@ def mask_penalised(
     projected: Float[Tensor, "batch hypotheses joints 2"],
     mask: Bool[Tensor, "batch rows rows"],
     invisible: Bool[Tensor, "batch joints"],
+    *,
+    beyond: bool = False,
 ) -> Bool[Tensor, "batch hypotheses joints"]:
     """Gate of the mask loss: invisible joints inside the crop but outside the mask.
 
-    Joints that project outside the crop are let go (official code), since nothing is known there.
+    Joints that project outside the crop are let go (official code), since nothing is known there;
+    `beyond` punishes them too.
     """
-    in_crop = (projected.detach().abs() <= 1).all(-1)
-    return invisible[:, None] & in_crop & ~inside_mask(projected, mask)
+    off = invisible[:, None] & ~inside_mask(projected, mask)
+    return off if beyond else off & (projected.detach().abs() <= 1).all(-1)
 
 
 def mask_loss(
@@ -263,6 +266,8 @@ def mask_loss(
     targets: Float[Tensor, "batch samples joints 2"],
     target_valid: Bool[Tensor, "batch samples joints"],
     invisible: Bool[Tensor, "batch joints"],
+    *,
+    beyond: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Pull invisible joints that project off the person to their closest target (HuMR eq. 5).
 
@@ -273,7 +278,8 @@ def mask_loss(
     appends it. A joint without a valid target contributes 0. Images without a mask: pass one that
     is True everywhere.
     """
-    image, hypothesis, joint = mask_penalised(projected, mask, invisible).nonzero(as_tuple=True)
+    penalised = mask_penalised(projected, mask, invisible, beyond=beyond)
+    image, hypothesis, joint = penalised.nonzero(as_tuple=True)
     own = targets.transpose(1, 2)[image, joint]
     valid = target_valid.transpose(1, 2)[image, joint]
     return _nearest_l1(projected, (image, hypothesis, joint), own, valid)
@@ -285,12 +291,15 @@ def mask_loss_any_joint(
     targets: Float[Tensor, "batch samples joints 2"],
     target_valid: Bool[Tensor, "batch samples joints"],
     invisible: Bool[Tensor, "batch joints"],
+    *,
+    beyond: bool = False,
 ) -> Float[Tensor, " batch"]:
     """`mask_loss` with the closest target of *any* joint, as the official code runs it.
 
     An elbow may then settle on a sample of the hip: the loss asks for the silhouette only.
     """
-    image, hypothesis, joint = mask_penalised(projected, mask, invisible).nonzero(as_tuple=True)
+    penalised = mask_penalised(projected, mask, invisible, beyond=beyond)
+    image, hypothesis, joint = penalised.nonzero(as_tuple=True)
     every, valid = targets.flatten(1, 2)[image], target_valid.flatten(1, 2)[image]
     return _nearest_l1(projected, (image, hypothesis, joint), every, valid)
 

@@ -1,21 +1,20 @@
 """HuMR: a conditional flow over joint rotations, with shape and camera beside it (WACV 2025)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from humr import losses
 from humr.bodies import Body
 from humr.cameras import project, translation_to_weak, weak_to_translation
-from humr.config import Model, Supervision, Weights
+from humr.config import Model
 from humr.datasets import Batch, Pool
 from humr.encoders import ContextEncoder, ShapeCameraHead
 from humr.flows import ConditionalFlow
+from humr.glow import ConstantVolumeFlow
 from humr.rotations import matrix_to_sixd, sixd_to_matrix
-from humr.skeletons import ARTICULATED
 
 JOINTS = 22
 DIM = JOINTS * 6
@@ -71,21 +70,14 @@ class Observation:
 
 
 class Humr(nn.Module):
-    """Context encoder, conditional RealNVP over 22 x 6 numbers, shape and camera head."""
+    """Context encoder, conditional flow over 22 x 6 numbers, shape and camera head."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.normalise = model.normalise
+        self.heatmap_samples = model.heatmap_samples  # that the encoder wants to see
         self.encoder = ContextEncoder(model)
-        self.flow = ConditionalFlow(
-            DIM,
-            self.encoder.width,
-            blocks=model.blocks,
-            hidden=model.hidden,
-            clamp=model.clamp,
-            dropout=model.flow_dropout,
-            zero_init=model.zero_init,
-        )
+        self.flow = _flow(model, self.encoder.width)
         self.head = ShapeCameraHead(self.encoder.width, model)
 
     @torch.no_grad()
@@ -163,6 +155,22 @@ class Humr(nn.Module):
         return self.flow.log_prob(sixd.flatten(-2), condition)
 
 
+def _flow(model: Model, context: int) -> ConditionalFlow | ConstantVolumeFlow:
+    if model.flow == "glow":
+        return ConstantVolumeFlow(
+            DIM, context, blocks=model.blocks, hidden=model.hidden, dropout=model.flow_dropout
+        )
+    return ConditionalFlow(
+        DIM,
+        context,
+        blocks=model.blocks,
+        hidden=model.hidden,
+        clamp=model.clamp,
+        dropout=model.flow_dropout,
+        zero_init=model.zero_init,
+    )
+
+
 def to_crop(
     points: Float[Tensor, "batch *shape 3"], batch: Batch
 ) -> Float[Tensor, "batch *shape 2"]:
@@ -170,105 +178,3 @@ def to_crop(
     flat = points.flatten(1, -2)
     pixels = project(flat, batch.focal, batch.centre)
     return batch.crop.to_crop(pixels).unflatten(1, points.shape[1:-1])
-
-
-class HumrObjective(nn.Module):
-    """All terms of HuMR's objective for one batch, by name; see `losses` for each equation.
-
-    Images without 3D labels have no likelihood and shape term; images without 2D labels have no
-    keypoint term and follow the detector's own keypoints where it is certain.
-    """
-
-    def __init__(
-        self, model: Humr, body: Body, weights: Weights, supervision: Supervision, hypotheses: int
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.body = body
-        self.weights = weights
-        self.supervision = supervision
-        self.hypotheses = hypotheses
-
-    def forward(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the mean of every term over the images that have it."""
-        model = self.model
-        observation = model.observe(batch)
-        noise = model.noise(len(batch), self.hypotheses, generator)
-        zero = torch.zeros_like(noise[:, :1])
-        people = model.people(observation, torch.cat([zero, noise], 1))
-        mode, samples = people[:, 0], people[:, 1:]
-        targets = self._targets(batch)
-        projected = to_crop(samples.keypoints(self.body, "coco17"), batch)
-        target_valid = losses.inside_mask(targets.samples, batch.mask)
-        every = torch.ones_like(batch.has_pose)
-        terms = {
-            "nll": (self._nll(batch, observation, generator), batch.has_pose),
-            "shape": (losses.shape(observation.betas, batch.betas), batch.has_pose),
-            "keypoints": (self._keypoints(mode, batch), batch.has_points),
-            "orthonormal_mode": (losses.orthonormality(mode.sixd), every),
-            "orthonormal_samples": (losses.orthonormality(samples.sixd).mean(-1), every),
-            "heatmap": (losses.heatmap_mmd(projected, targets), every),
-            "mask": (
-                losses.mask_loss(
-                    projected, batch.mask, targets.samples, target_valid, targets.invisible
-                ),
-                every,
-            ),
-            "camera": (losses.camera_scale(observation.weak[:, 0]), every),
-        }
-        return {name: _mean(*term) for name, term in terms.items()}
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weighted sum; every term has a weight and every weight a term; 0 leaves a term out."""
-        names = {f.name for f in fields(self.weights)}
-        if terms.keys() != names:
-            raise ValueError(f"terms {sorted(terms)} do not match weights {sorted(names)}")
-        weights = {n: getattr(self.weights, n) for n in terms}
-        return torch.stack([w * terms[n] for n, w in weights.items() if w > 0]).sum()
-
-    def _nll(self, batch: Batch, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Negative log-likelihood per dimension of slightly blurred labels (official code)."""
-        sixd = matrix_to_sixd(batch.rotations).flatten(1)
-        blur = torch.randn(sixd.shape, generator=generator, device=generator.device)
-        sixd = sixd + self.supervision.target_noise * blur.to(sixd.device)
-        log_prob = self.model.flow.log_prob(sixd[:, None], observation.condition)
-        return losses.nll(log_prob[:, 0].float(), DIM)
-
-    def _keypoints(self, mode: People, batch: Batch) -> Tensor:
-        """L1 distance of the mode's projected body joints to the labels'."""
-        predicted = to_crop(mode.joints(self.body)[:, :JOINTS], batch)
-        labels = self.body.joints(batch.rotations, batch.betas)[:, :JOINTS]
-        target = to_crop(labels + batch.translation[:, None], batch)
-        return losses.reprojection(predicted, target, torch.ones_like(target[..., 0]))
-
-    @torch.no_grad()
-    def _targets(self, batch: Batch) -> losses.Targets:
-        labels = self.body.keypoints(batch.rotations, batch.betas, "coco17")
-        truth = to_crop(labels + batch.translation[:, None], batch)
-        points = torch.where(batch.has_points[:, None, None], truth, batch.keypoints[..., :2])
-        articulated = torch.zeros(17, dtype=torch.bool, device=points.device)
-        articulated[list(ARTICULATED)] = True
-        targets = losses.supervision_targets(
-            batch.samples,
-            points,
-            batch.keypoints[..., 2],
-            articulated,
-            certain_from=self.supervision.uncertain_below,
-            visible_from=self.supervision.invisible_below,
-        )
-        trusted = batch.has_points & self._mask_holds(truth, batch)
-        return replace(targets, invisible=targets.invisible & trusted[:, None])
-
-    def _mask_holds(self, truth: Tensor, batch: Batch) -> Tensor:
-        """Tell whether the mask holds the labelled person (batch,): not if an object hides a part.
-
-        The paper leaves such images out of the mask loss, by the overlap of the projected body
-        with the mask; here by the share of true keypoints in the crop that lie on it.
-        """
-        in_crop = (truth.abs() <= 1).all(-1)
-        off = in_crop & ~losses.inside_mask(truth[:, None], batch.mask)[:, 0]
-        return off.sum(-1) <= self.supervision.mask_misses * in_crop.sum(-1)
-
-
-def _mean(values: Float[Tensor, " batch"], valid: Tensor) -> Tensor:
-    return torch.where(valid, values, 0).sum() / valid.sum().clamp_min(1)

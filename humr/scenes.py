@@ -148,8 +148,11 @@ def _box(
 ) -> Float[Tensor, "batch 3"]:
     """A square box (centre, side) around the part inside the photograph, drawn a little off."""
     pixels = project(points_camera, focal, image_size / 2)
-    pixels = torch.minimum(pixels.clamp_min(0), image_size[:, None])
-    low, high = _extent(pixels)
+    inside = ((pixels >= 0) & (pixels <= image_size[:, None])).all(-1, keepdim=True)
+    low = pixels.where(inside, torch.inf).amin(-2)
+    high = pixels.where(inside, -torch.inf).amax(-2)
+    nobody = ~inside.any(-2)  # cannot happen by the way people are placed; a box must exist
+    low, high = low.where(~nobody, image_size * 0.4), high.where(~nobody, image_size * 0.6)
     side = (high - low).amax(-1).clamp_min(24)
     shift = torch.from_numpy(rng.normal(0, 0.03, (len(focal), 2))).float() * side[:, None]
     grow = torch.from_numpy(rng.uniform(0.92, 1.12, len(focal))).float()

@@ -31,8 +31,9 @@ from humr.paths import DATA
 from humr.rotations import matrix_to_rotvec
 from humr.scenes import BOX_SCALE, Scenes, Views, draw_scenes, view
 
-RECIPE = 1  # raise it whenever the same configuration would give other images
+RECIPE = 2  # raise it whenever the same configuration would give other images
 SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
+HELD_OUT = ("validation", "test")  # they have backgrounds of their own
 FEATURES = 1152 + 864  # of two inner layers of the detector
 _RENDER_BATCH = 20
 _WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
@@ -56,9 +57,15 @@ def studio() -> Studio:
 
 
 @cache
-def backgrounds(count: int) -> np.ndarray:
-    """Paint the backgrounds, the same in every process."""
-    return background_bank(count, 400, rng=np.random.default_rng(7))
+def backgrounds(count: int, seed: int, *, held_out: bool) -> np.ndarray:
+    """Paint the backgrounds, the same in every process; held-out images share none with others."""
+    rng = np.random.default_rng([seed, len(SPLITS), int(held_out), 1])
+    return background_bank(count, 400, rng=rng)
+
+
+def _seed(world: World, split: str, shard: int, *purpose: int) -> list[int]:
+    """Name a stream of random numbers; never ends in 0, since NumPy pads seeds with zeros."""
+    return [world.seed, SPLITS.index(split), shard, *purpose, 1]
 
 
 def directory(world: World) -> Path:
@@ -69,26 +76,24 @@ def directory(world: World) -> Path:
 def scenes(world: World, split: str, shard: int) -> Scenes:
     """Draw the scenes of one shard."""
     count = min(world.shard, world.sizes[split] - shard * world.shard)
-    rng = np.random.default_rng([world.seed, SPLITS.index(split), shard])
+    rng = np.random.default_rng(_seed(world, split, shard, 0, 0))
     return draw_scenes(count, world, studio().body, rng=rng)
 
 
 def views(world: World, split: str, shard: int, start: int, stop: int) -> Views:
     """Render images `start` to `stop` of a shard (the same whichever range they are part of)."""
-    rngs = [
-        np.random.default_rng([world.seed, SPLITS.index(split), shard, i])
-        for i in range(start, stop)
-    ]
+    rngs = [np.random.default_rng(_seed(world, split, shard, 1, i)) for i in range(start, stop)]
     s = studio()
     chosen = scenes(world, split, shard)[start:stop]
-    bank = backgrounds(world.backgrounds)
+    bank = backgrounds(world.backgrounds, world.seed, held_out=split in HELD_OUT)
     return view(chosen, world, s.body, s.wardrobe, bank, rngs=rngs)
 
 
 def make_shard(world: World, split: str, shard: int) -> Records:
     """Draw, render and detect one shard."""
     drawn = scenes(world, split, shard)
-    generator = torch.Generator().manual_seed(world.seed * 1000 + shard)
+    seeds = np.random.default_rng(_seed(world, split, shard, 2, 0))
+    generator = torch.Generator().manual_seed(int(seeds.integers(2**62)))
     parts = []
     for start in range(0, len(drawn), _RENDER_BATCH):
         stop = min(start + _RENDER_BATCH, len(drawn))
@@ -119,6 +124,9 @@ def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generato
 
     maps = heatmaps.calibrate(stack("heatmaps"))
     cells = heatmaps.sample_cells(maps, world.heatmap_samples, generator=generator)
+    density = maps.flatten(-2) / maps.amax((-2, -1))[..., None]
+    spread = heatmaps.covariance(maps)
+    moments = [heatmaps.expectation(maps), spread[..., 0, :], spread[..., 1, 1:]]
     crops = [d.crop for d in found]
     centre = torch.stack([c.centre for c in crops]) * scale[:, None] + corner
     side = torch.stack([c.side for c in crops]) * scale
@@ -153,6 +161,8 @@ def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generato
         flag=torch.tensor([float(d.flag) for d in found]),
         world_landmarks=stack("world_landmarks").float(),
         cells=cells.mT.to(torch.int16).contiguous(),
+        density=density.gather(-1, cells).mT.half().contiguous(),
+        moments=torch.cat(moments, -1).float(),
         features=torch.cat([stack("features"), stack("features_mid")], -1).half(),
         mask=pack_mask(mask),
         true_keypoints=seen.keypoints_image,

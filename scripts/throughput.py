@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from humr import bodies, config, experiments, mesh, rendering, world
+from humr import bodies, experiments, mesh, objective, profiles, rendering, world
 from humr.datasets import Pool
 from humr.provenance import provenance
 
@@ -31,7 +31,7 @@ def rate(count: int, work: Callable[[], object], *, repeats: int = 3) -> float:
 
 def measure(images: int) -> dict[str, float]:
     """Measure every link once."""
-    recipe = config.profile("laptop").run.world
+    recipe = profiles.profile("laptop").run.world
     drawn = world.scenes(recipe, "test", 0)[:images]
     seen = world.views(recipe, "test", 0, 0, images)
     body, model = bodies.load_body("small"), experiments.shipped()[0]
@@ -41,17 +41,17 @@ def measure(images: int) -> dict[str, float]:
     records = world.make_shard(recipe, "test", 0)[:images]
     generator = torch.Generator().manual_seed(0)
     batch = records.batch(samples=25, generator=generator)
-    run = config.profile("laptop").run
-    objective = mesh.HumrObjective(
+    run = profiles.profile("laptop").run
+    training = objective.HumrObjective(
         mesh.Humr(run.model), body, run.weights, run.supervision, run.training.hypotheses
     )
     pool = Pool.of({"labelled": records})
-    objective.model.fit_statistics(pool)
-    optimizer = torch.optim.AdamW(objective.model.parameters(), lr=1e-4, fused=True)
+    training.model.fit_statistics(pool)
+    optimizer = torch.optim.AdamW(training.model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         drawn_batch = pool.draw(run.training.batch, samples=25, generator=generator)
-        total = objective.total(objective(drawn_batch, generator=generator))
+        total = training.total(training(drawn_batch, generator=generator))
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()

@@ -67,6 +67,10 @@ def fake_records(count: int, generator: torch.Generator, *, features: int = 2016
         flag=torch.ones(count),
         world_landmarks=0.4 * normal(count, 33, 3),
         cells=cells,
+        density=uniform(0, 1, count, 64, 17).half(),
+        moments=torch.cat(
+            [uniform(10, 50, count, 17, 2), torch.tensor([9.0, 3.0, 4.0]).expand(count, 17, 3)], -1
+        ),
         features=normal(count, features).half(),
         mask=pack_mask(disc),
         true_keypoints=keypoints.clone(),

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from humr import experiments, world
-from humr.config import profile
 from humr.mesh import Humr
+from humr.profiles import profile
 
 
 @pytest.fixture

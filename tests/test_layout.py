@@ -22,18 +22,20 @@ LAYERS = (
         "files",
         "provenance",
         "config",
+        "profiles",
         "rotations",
         "skeletons",
         "cameras",
         "heatmaps",
         "rasters",
     },
-    {"assets", "environment", "execution", "flows", "losses", "metrics", "calibration"},
-    {"body_files", "bodies", "rendering", "viewer", "poses", "appearance"}
+    {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
+    | {"variants", "tables"},
+    {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
-    {"scenes", "datasets", "encoders", "world", "training"},
-    {"mesh", "lifting", "official"},
-    {"posterior", "evaluation", "experiments", "figures", "diagrams", "notebooks"},
+    {"scenes", "datasets", "encoders", "embedding", "world", "training"},
+    {"mesh", "objective", "measures", "lifting", "official"},
+    {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.

@@ -342,3 +342,19 @@ def test_mask_loss_needs_targets():
         losses.mask_loss(
             torch.zeros(1, 1, 2, 2).double(), mask, targets[:, :0], valid[:, :0], valid[:, 0]
         )
+
+
+def test_joints_outside_the_crop_are_punished_only_if_asked():
+    projected = torch.tensor([[[[1.5, 0.0], [0.5, 0.5], [0.0, 0.0]]]])
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, :, :4] = True  # the left half
+    invisible = torch.tensor([[True, True, False]])
+    inside = losses.mask_penalised(projected, mask, invisible)
+    beyond = losses.mask_penalised(projected, mask, invisible, beyond=True)
+    assert inside[0, 0].tolist() == [False, True, False]
+    assert beyond[0, 0].tolist() == [True, True, False]
+    targets = torch.tensor([[[[-0.5, 0.0]] * 3]])
+    args = projected, mask, targets, torch.ones(1, 1, 3, dtype=torch.bool), invisible
+    for loss in (losses.mask_loss, losses.mask_loss_any_joint):
+        assert loss(*args).item() == pytest.approx(1.5)
+        assert loss(*args, beyond=True).item() == pytest.approx(1.5 + 2.0)

@@ -1,0 +1,216 @@
+"""HuMR's objective: which loss is given what; every switch between paper and official code."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from humr import losses
+from humr.bodies import Body
+from humr.config import Supervision, Weights
+from humr.datasets import Batch
+from humr.mesh import DIM, JOINTS, Humr, Observation, People, to_crop
+from humr.rotations import matrix_to_sixd
+from humr.skeletons import ARTICULATED
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one step draws, and what it is compared with."""
+
+    batch: Batch
+    observation: Observation
+    mode: People
+    samples: People
+    projected: Float[Tensor, "batch hypotheses 17 2"]  # in the crop
+    truth: Float[Tensor, "batch 17 2"]
+    targets: losses.Targets
+    blur: Float[Tensor, "batch 132"]
+
+
+class HumrObjective(nn.Module):
+    """All terms of HuMR's objective for one batch, by name; see `losses` for each equation.
+
+    Images without 3D labels have no likelihood and shape term; images without 2D labels have no
+    keypoint term and follow the detector's own keypoints where it is certain. Terms of weight 0
+    are left out.
+    """
+
+    def __init__(
+        self, model: Humr, body: Body, weights: Weights, supervision: Supervision, hypotheses: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.body = body
+        self.weights = weights
+        self.supervision = supervision
+        self.hypotheses = hypotheses
+
+    def forward(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the mean of every term over the images that have it."""
+        drawn = self._drawn(batch, generator)
+        every = torch.ones_like(batch.has_pose)
+        terms = {
+            "nll": (self._nll, batch.has_pose),
+            "shape": (self._shape, batch.has_pose),
+            "keypoints": (self._keypoints, batch.has_points),
+            "orthonormal_mode": (_orthonormal_mode, every),
+            "orthonormal_samples": (_orthonormal_samples, every),
+            "heatmap": (self._heatmap, every),
+            "mask": (self._mask, every),
+            "camera": (_camera, every),
+            "random_keypoints": (self._random_keypoints, batch.has_points),
+        }
+        return {
+            name: _mean(term(drawn), valid)
+            for name, (term, valid) in terms.items()
+            if getattr(self.weights, name) > 0
+        }
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Weighted sum; every weight above 0 needs its term."""
+        weights = {f.name: getattr(self.weights, f.name) for f in fields(self.weights)}
+        expected = {name for name, weight in weights.items() if weight > 0}
+        if terms.keys() != expected:
+            raise ValueError(f"terms {sorted(terms)} do not match weights {sorted(expected)}")
+        return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+    def _drawn(self, batch: Batch, generator: torch.Generator) -> Drawn:
+        model = self.model
+        observation = model.observe(batch)
+        noise = model.noise(len(batch), self.hypotheses, generator)
+        people = model.people(observation, torch.cat([torch.zeros_like(noise[:, :1]), noise], 1))
+        mode, samples = people[:, 0], people[:, 1:]
+        labels = self.body.keypoints(batch.rotations, batch.betas, "coco17")
+        truth = to_crop(labels + batch.translation[:, None], batch)
+        blur = torch.randn(len(batch), DIM, generator=generator, device=generator.device)
+        return Drawn(
+            batch,
+            observation,
+            mode,
+            samples,
+            to_crop(samples.keypoints(self.body, "coco17"), batch),
+            truth,
+            self._targets(batch, truth),
+            blur.to(truth.device),
+        )
+
+    def _nll(self, drawn: Drawn) -> Tensor:
+        """Negative log-likelihood per dimension of slightly blurred labels (official code)."""
+        sixd = matrix_to_sixd(drawn.batch.rotations).flatten(1)
+        sixd = sixd + self.supervision.target_noise * drawn.blur
+        log_prob = self.model.flow.log_prob(sixd[:, None], drawn.observation.condition)
+        return losses.nll(log_prob[:, 0].float(), DIM)
+
+    def _shape(self, drawn: Drawn) -> Tensor:
+        return losses.shape(drawn.observation.betas, drawn.batch.betas)
+
+    def _keypoints(self, drawn: Drawn) -> Tensor:
+        """L1 distance of the mode's projected body joints to the labels'."""
+        batch = drawn.batch
+        predicted = to_crop(drawn.mode.joints(self.body)[:, :JOINTS], batch)
+        labels = self.body.joints(batch.rotations, batch.betas)[:, :JOINTS]
+        target = to_crop(labels + batch.translation[:, None], batch)
+        return losses.reprojection(predicted, target, torch.ones_like(target[..., 0]))
+
+    def _random_keypoints(self, drawn: Drawn) -> Tensor:
+        """L1 distance of the samples' keypoints to the labels', mean over samples (ProHMR)."""
+        weight = torch.ones_like(drawn.truth[..., 0])
+        if self.supervision.random_visible:
+            weight = (drawn.batch.keypoints[..., 2] >= self.supervision.invisible_below).float()
+        target = drawn.truth[:, None].expand_as(drawn.projected)
+        weight = weight[:, None].expand(target.shape[:-1])
+        return losses.reprojection(drawn.projected, target, weight).mean(-1)
+
+    def _heatmap(self, drawn: Drawn) -> Tensor:
+        if self.supervision.estimator == "unbiased":
+            return losses.heatmap_mmd(drawn.projected, drawn.targets)
+        return losses.heatmap_mmd_biased(
+            drawn.projected, drawn.targets, first_is_point=self.supervision.first_is_point
+        )
+
+    def _mask(self, drawn: Drawn) -> Tensor:
+        """Mask loss: to samples of the joint itself, or (official) to any sample or label."""
+        batch, invisible = drawn.batch, drawn.targets.invisible
+        samples, beyond = drawn.targets.samples, self.supervision.mask_beyond
+        valid = losses.inside_mask(samples, batch.mask)
+        if self.supervision.mask_target == "own":
+            return losses.mask_loss(
+                drawn.projected, batch.mask, samples, valid, invisible, beyond=beyond
+            )
+        samples = torch.cat([samples, drawn.truth[:, None]], 1)
+        labelled = batch.has_points[:, None, None].expand_as(valid[:, :1])
+        valid = torch.cat([valid, labelled], 1)
+        return losses.mask_loss_any_joint(
+            drawn.projected, batch.mask, samples, valid, invisible, beyond=beyond
+        )
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch, truth: Tensor) -> losses.Targets:
+        rule = self.supervision
+        points = torch.where(batch.has_points[:, None, None], truth, batch.keypoints[..., :2])
+        if rule.follow == "keypoints":
+            points = batch.keypoints[..., :2]
+        articulated = torch.zeros(17, dtype=torch.bool, device=points.device)
+        articulated[list(ARTICULATED)] = True
+        samples = batch.samples[:, : rule.heatmap_samples]
+        confidence = batch.keypoints[..., 2]
+        if rule.confidence == "samples":
+            confidence = confidence * batch.density[:, : rule.heatmap_samples].amax(1)
+        targets = losses.supervision_targets(
+            samples.roll(1, 0) if rule.heatmaps == "shuffled" else samples,
+            points,
+            confidence,
+            articulated,
+            certain_from=rule.uncertain_below,
+            visible_from=rule.invisible_below,
+            floor=rule.floor,
+        )
+        trusted = batch.has_points & self._mask_holds(truth, batch)
+        targets = replace(targets, invisible=targets.invisible & trusted[:, None])
+        return followed(targets, rule.follow, batch.has_points)
+
+    def _mask_holds(self, truth: Tensor, batch: Batch) -> Tensor:
+        """Tell whether the mask holds the labelled person (batch,): not if an object hides a part.
+
+        The paper leaves such images out of the mask loss, by the overlap of the projected body
+        with the mask; here by the share of true keypoints in the crop that lie on it.
+        """
+        in_crop = (truth.abs() <= 1).all(-1)
+        off = in_crop & ~losses.inside_mask(truth[:, None], batch.mask)[:, 0]
+        return off.sum(-1) <= self.supervision.mask_misses * in_crop.sum(-1)
+
+
+def followed(
+    targets: losses.Targets, follow: str, has_points: Bool[Tensor, " batch"]
+) -> losses.Targets:
+    """Replace the paper's rule by one of the controls of `config.Supervision.follow`."""
+    if follow == "heatmaps":
+        return targets
+    uncertain, valid = targets.uncertain, targets.valid
+    inside = (targets.points.abs() <= 1).all(-1)
+    labelled = has_points[:, None]
+    valid = {
+        "certain": valid & ~uncertain & labelled,
+        "articulated": valid & labelled,
+        "all": inside & labelled,
+        "keypoints": inside,
+    }[follow]
+    return replace(targets, uncertain=torch.zeros_like(uncertain), valid=valid)
+
+
+def _orthonormal_mode(drawn: Drawn) -> Tensor:
+    return losses.orthonormality(drawn.mode.sixd)
+
+
+def _orthonormal_samples(drawn: Drawn) -> Tensor:
+    return losses.orthonormality(drawn.samples.sixd).mean(-1)
+
+
+def _camera(drawn: Drawn) -> Tensor:
+    return losses.camera_scale(drawn.observation.weak[:, 0])
+
+
+def _mean(values: Float[Tensor, " batch"], valid: Tensor) -> Tensor:
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp_min(1)

@@ -1,0 +1,205 @@
+"""Run the ablations: train and evaluate every variant with every seed, gather one row per image.
+
+``python -m humr study components few --workers 2`` runs what is missing, in several processes, and
+goes on where it was stopped. `publish` stores the rows that are committed in `data/results`, so
+that notebooks open with results; `rows` reads them unless this machine has runs of its own.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from humr import experiments, training, world
+from humr.files import digest, write_text
+from humr.mesh import Humr
+from humr.paths import DATA
+from humr.profiles import PROFILES, profile
+from humr.provenance import provenance
+from humr.variants import STUDIES, Variant, variant, variants
+
+RESULTS = DATA / "results"
+KEYS = ["variant", "seed", "key", "seconds", "steps"]
+
+
+def rows(study: str, profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
+    """Return one row per variant, seed and test image; trains and evaluates what is missing.
+
+    `fresh` ignores the committed results. Rows of a variant whose configuration has changed since
+    they were committed are never used.
+    """
+    published = None if fresh else _published(study, profile_name)
+    parts = []
+    for item in variants(study, profile_name):
+        for seed in range(profile(profile_name).seeds):
+            job = item.seeded(seed)
+            part = _evaluated(job, profile_name) if _is_done(job) else None
+            if part is None and published is not None:
+                found = published[(published.key == job.key) & (published.seed == seed)]
+                part = found if len(found) else None
+            if part is None:
+                part = measure(job, profile_name)
+            parts.append(part.assign(variant=item.name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def measure(job: Variant, profile_name: str) -> pd.DataFrame:
+    """Train and evaluate one variant with the seed that its run names."""
+    experiments.train(job.run, name=job.name)
+    return _evaluated(job, profile_name)
+
+
+def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Humr:
+    """Return a trained variant, training it first if need be."""
+    job = variant(study, name, profile_name).seeded(seed)
+    experiments.train(job.run, name=name)
+    return training.load_model(_checkpoint(job), experiments.build)[0]
+
+
+def _checkpoint(job: Variant) -> Path:
+    return experiments.run_directory(job.run) / job.checkpoint
+
+
+def _is_done(job: Variant) -> bool:
+    return (experiments.run_directory(job.run) / "done.json").exists()
+
+
+def _evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
+    found = experiments.evaluated(
+        _checkpoint(job),
+        job.run.world,
+        "test",
+        hypotheses=profile(profile_name).hypotheses,
+        default_focal=job.default_focal,
+    )
+    done = json.loads((experiments.run_directory(job.run) / "done.json").read_text())
+    about = {
+        "variant": job.name,
+        "seed": job.run.training.seed,
+        "key": job.key,
+        "seconds": done["seconds"],
+        "steps": done["step"],
+    }
+    return pd.concat([pd.DataFrame(about, index=found.index), found], axis=1)
+
+
+def _published(study: str, profile_name: str) -> pd.DataFrame | None:
+    path = RESULTS / f"{profile_name}-{study}.parquet"
+    if not path.exists():
+        return None
+    table = pd.read_parquet(path)
+    halves = table.select_dtypes("float16").columns
+    return table.astype(dict.fromkeys(halves, "float32"))
+
+
+def publish(study: str, profile_name: str) -> Path:
+    """Store the rows of all finished jobs, in half precision, with where they come from."""
+    jobs = _jobs([study], profile_name)
+    done = [job for job in jobs if _is_done(job)]
+    if not done:
+        raise FileNotFoundError(f"no run of study {study!r} is finished; run it first")
+    names = {v.key: v.name for v in _all(study, profile_name)}
+    table = pd.concat(
+        [_evaluated(job, profile_name).assign(variant=names[job.key]) for job in done],
+        ignore_index=True,
+    )
+    floats = table.select_dtypes("float").columns.difference(KEYS)
+    table = table.astype(dict.fromkeys(floats, np.float16))
+    path = RESULTS / f"{profile_name}-{study}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    table.to_parquet(part, compression="zstd", compression_level=15, index=False)
+    part.replace(path)
+    about = {
+        **provenance(),
+        "study": study,
+        "profile": profile_name,
+        "runs": len(done),
+        "missing": len(jobs) - len(done),
+        "hours of training": round(float(table.groupby("key").seconds.first().sum()) / 3600, 2),
+        "world": digest(world.directory(done[0].run.world) / "manifest.json"),
+        "trained": sorted({_trained(job) for job in done}),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    return path
+
+
+def _trained(job: Variant) -> str:
+    about = json.loads(_checkpoint(job).with_suffix(".json").read_text())
+    return f"git {about['git']}, {about['device']}"
+
+
+def _all(study: str, profile_name: str) -> list[Variant]:
+    seeds = range(profile(profile_name).seeds)
+    return [v.seeded(seed) for seed in seeds for v in variants(study, profile_name)]
+
+
+def _jobs(studies: Iterable[str], profile_name: str) -> list[Variant]:
+    """Every variant and seed once, seed by seed, even if several studies share it."""
+    seeds = range(profile(profile_name).seeds)
+    jobs = [
+        v.seeded(seed)
+        for seed in seeds
+        for study in studies
+        for v in variants(study, profile_name)
+    ]
+    return list({job.key: job for job in jobs}.values())
+
+
+def run(studies: Sequence[str], profile_name: str, *, workers: int = 1) -> None:
+    """Run what is missing of some studies, `workers` trainings at a time (0: in this process)."""
+    by_run: dict[str, list[Variant]] = {}
+    for job in _jobs(studies, profile_name):
+        by_run.setdefault(str(experiments.run_directory(job.run)), []).append(job)
+        world.generate(job.run.world)
+    with tqdm(total=len(by_run), desc="studies", unit="run") as bar:
+        if not workers:
+            for jobs in by_run.values():
+                _work(jobs, profile_name)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_quiet_worker) as pool:
+            futures = [pool.submit(_work, jobs, profile_name) for jobs in by_run.values()]
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+
+
+def _quiet_worker() -> None:
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def _work(jobs: list[Variant], profile_name: str) -> None:
+    for job in jobs:
+        measure(job, profile_name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of `study`."""
+    parser = argparse.ArgumentParser(prog="humr study", description=__doc__)
+    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], default=[])
+    parser.add_argument("--profile", choices=list(PROFILES), default="laptop")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--publish", action="store_true", help="store rows in data/results")
+    options = parser.parse_args(arguments)
+    studies = options.studies or list(STUDIES)
+    if options.publish:
+        for study in studies:
+            publish(study, options.profile)
+    else:
+        run(studies, options.profile, workers=options.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

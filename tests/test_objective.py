@@ -1,0 +1,195 @@
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from humr import losses
+from humr.bodies import load_body
+from humr.config import Model, Supervision, Weights
+from humr.datasets import Batch, Pool
+from humr.mesh import Humr
+from humr.objective import HumrObjective, followed
+
+SMALL = Model(features=2016, feature_width=16, pose_hidden=16, pose_width=8, window_info=True,
+              blocks=2, hidden=24, head_hidden=16, normalise=True)  # fmt: skip
+EVERY = Weights(random_keypoints=1e-3)
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body("small")
+
+
+@pytest.fixture
+def model(records):
+    torch.manual_seed(0)
+    model = Humr(SMALL)
+    model.fit_statistics(Pool.of({"labelled": records}))
+    return model.eval()
+
+
+@pytest.fixture
+def batch(records, generator) -> Batch:
+    return records.batch(samples=6, generator=generator)
+
+
+@pytest.fixture
+def objective(model, body):
+    return HumrObjective(model, body, EVERY, Supervision(heatmap_samples=6), hypotheses=4).eval()
+
+
+def seeded():
+    return torch.Generator().manual_seed(3)
+
+
+def with_rule(objective, **rule):
+    supervision = replace(objective.supervision, **rule)
+    return HumrObjective(objective.model, objective.body, EVERY, supervision, 4).eval()
+
+
+def terms_of(objective, batch):
+    with torch.no_grad():
+        return objective(batch, generator=seeded())
+
+
+def test_every_parameter_learns(objective, batch):
+    terms = objective(batch, generator=seeded())
+    objective.total(terms).backward()
+    for name, parameter in objective.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_unlabelled_images_never_look_at_labels(objective, batch):
+    none = torch.zeros(len(batch), dtype=torch.bool)
+    unlabelled = replace(batch, has_pose=none, has_points=none)
+    other = replace(
+        unlabelled,
+        rotations=batch.rotations.roll(1, 0),
+        betas=batch.betas + 1,
+        translation=batch.translation + 0.1,
+    )
+    first = objective(unlabelled, generator=seeded())
+    second = objective(other, generator=seeded())
+    for name, value in first.items():
+        assert value == second[name], name
+    assert first["nll"] == first["shape"] == first["keypoints"] == 0
+    assert first["heatmap"] != 0
+
+
+def test_masks_with_holes_are_not_trusted(objective, batch):
+    empty = replace(batch, mask=torch.zeros_like(batch.mask))
+    assert objective(empty, generator=seeded())["mask"] == 0
+    everywhere = replace(batch, mask=torch.ones_like(batch.mask))
+    assert objective(everywhere, generator=seeded())["mask"] == 0  # nothing lies off it
+
+
+def test_images_with_points_only_use_the_2d_labels(objective, batch):
+    none = torch.zeros(len(batch), dtype=torch.bool)
+    points = objective(replace(batch, has_pose=none), generator=seeded())
+    assert points["nll"] == points["shape"] == 0
+    assert points["keypoints"] > 0
+
+
+def test_terms_and_weights_must_match(objective):
+    with pytest.raises(ValueError, match="do not match weights"):
+        objective.total({"nll": torch.tensor(0.0)})
+
+
+def test_a_few_steps_lower_the_objective(objective, batch):
+    optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(25):
+        total = objective.total(objective(batch, generator=seeded()))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.7 * totals[0]
+
+
+def test_terms_of_weight_zero_are_left_out(objective, batch):
+    weights = Weights(heatmap=0.0, mask=0.0, camera=0.0)
+    few = HumrObjective(objective.model, objective.body, weights, objective.supervision, 4).eval()
+    terms = terms_of(few, batch)
+    assert set(terms) == {
+        "nll", "shape", "keypoints", "orthonormal_mode", "orthonormal_samples"}  # fmt: skip
+    every = terms_of(objective, batch)
+    assert set(every) == {f.name for f in fields(Weights)}
+    for name, value in terms.items():
+        assert value == every[name], name  # the same draws, whatever else is computed
+    assert few.total(terms) > 0
+
+
+CHANGES = {
+    "estimator": ({"estimator": "biased"}, "heatmap"),
+    "first": ({"estimator": "biased", "first_is_point": True}, "heatmap"),
+    "shuffled": ({"heatmaps": "shuffled"}, "heatmap"),
+    "samples": ({"heatmap_samples": 3}, "heatmap"),
+    "floor": ({"floor": 0.49}, "heatmap"),
+    "confidence": ({"confidence": "samples"}, "heatmap"),
+    "certain": ({"follow": "certain"}, "heatmap"),
+    "articulated": ({"follow": "articulated"}, "heatmap"),
+    "all": ({"follow": "all"}, "heatmap"),
+    "keypoints": ({"follow": "keypoints"}, "heatmap"),
+    "visible": ({"random_visible": True}, "random_keypoints"),
+    "any": ({"mask_target": "any"}, "mask"),
+    "noise": ({"target_noise": 0.0}, "nll"),
+}
+
+
+@pytest.fixture
+def doubtful(batch):
+    """Doubt about every limb, joints off the photograph, and a mask with a hole."""
+    keypoints = batch.keypoints.clone()
+    keypoints[:, 7:, 2] = torch.linspace(0.05, 0.65, 10)
+    mask = torch.zeros_like(batch.mask)
+    mask[:, 20:70, 20:95] = True
+    return replace(batch, keypoints=keypoints, mask=mask)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_switch_changes_its_own_term_and_no_other(objective, doubtful, name):
+    rule, term = CHANGES[name]
+    trusting = {"mask_misses": 1.0}
+    plain = terms_of(with_rule(objective, **trusting), doubtful)
+    switched = terms_of(with_rule(objective, **trusting, **rule), doubtful)
+    different = {n for n in plain if plain[n] != switched[n]}
+    allowed = {term, "mask"} if term == "heatmap" else {term}  # the mask pulls to samples too
+    assert term in different
+    assert different <= allowed
+
+
+def targets(uncertain, valid):
+    points = torch.tensor([[[0.0, 0.0], [0.5, 0.5], [2.0, 0.0], [0.1, 0.0]]])
+    return losses.Targets(
+        samples=points[:, None], points=points, uncertain=torch.tensor([uncertain]),
+        valid=torch.tensor([valid]), invisible=torch.zeros(1, 4, dtype=torch.bool),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("follow", "labelled", "unlabelled"),
+    [
+        ("certain", [True, False, False, False], [False] * 4),
+        ("articulated", [True, True, False, False], [False] * 4),
+        ("all", [True, True, False, True], [False] * 4),
+        ("keypoints", [True, True, False, True], [True, True, False, True]),
+    ],
+)
+def test_controls_follow_what_they_say(follow, labelled, unlabelled):
+    # joint 0 certain, 1 uncertain, 2 outside, 3 skipped by the paper
+    given = targets([False, True, False, False], [True, True, False, False])
+    for has_points, expected in ((True, labelled), (False, unlabelled)):
+        result = followed(given, follow, torch.tensor([has_points]))
+        assert result.valid[0].tolist() == expected
+        assert not result.uncertain.any()
+    assert followed(given, "heatmaps", torch.tensor([True])) is given
+
+
+def test_any_joint_targets_hold_the_labels_of_labelled_images_only(objective, doubtful):
+    rule = {"mask_misses": 1.0, "mask_target": "any"}
+    none = torch.zeros(len(doubtful), dtype=torch.bool)
+    moved = replace(doubtful, has_pose=none, has_points=none)
+    assert terms_of(with_rule(objective, **rule), doubtful)["mask"] > 0
+    assert terms_of(with_rule(objective, **rule), moved)["mask"] == 0  # no mask is trusted

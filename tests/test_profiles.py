@@ -1,0 +1,26 @@
+import pytest
+
+from humr.profiles import PROFILES, profile
+
+
+def test_paper_profile_has_the_sizes_of_the_paper():
+    run = profile("paper").run
+    assert (run.model.blocks, run.model.hidden, run.training.batch) == (8, 1024, 64)
+    assert run.model.features + run.model.pose_width + 3 == 979
+    assert (run.training.steps, run.training.hypotheses) == (400_000, 25)
+
+
+def test_unknown_profiles_are_refused():
+    with pytest.raises(ValueError, match="unknown profile 'huge'"):
+        profile("huge")
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu"])
+def test_a_study_differs_from_the_run_in_what_it_says(name):
+    chosen = PROFILES[name]
+    study, run = chosen.study, chosen.run
+    assert study.world == run.world
+    assert study.weights.mask == 0 < run.weights.mask
+    assert study.supervision.poses is not None
+    assert study.training.steps <= run.training.steps
+    assert study.training.steps % study.training.validate_every == 0
