@@ -27,21 +27,21 @@ class ChannelCode(nn.Module):
     range, which makes this hold throughout; numbers outside count as the nearest end.
     """
 
-    centres: Tensor
-
     def __init__(self, channels: int, *, reach: float = REACH) -> None:
         super().__init__()
         if channels < 4:
             raise ValueError(f"four bumps overlap, so channels must be at least 4; got {channels}")
+        self.channels = channels
         self.reach = reach
         self.spacing = 2 * reach / (channels - 3)
-        outer = reach + self.spacing
-        self.register_buffer("centres", torch.linspace(-outer, outer, channels), persistent=False)
 
     def forward(self, u: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch channels"]:
-        """Return the heights of all bumps."""
-        distance = (u.clamp(-self.reach, self.reach)[..., None] - self.centres) / self.spacing
-        return (distance.clamp(-2, 2) * math.pi / 4).cos().square()
+        """Return the heights of all bumps; only the four that are not 0 are computed."""
+        place = (u.clamp(-self.reach, self.reach) + self.reach)[..., None] / self.spacing + 1
+        first = (place.floor() - 1).clamp(0, self.channels - 4)
+        near = first + torch.arange(4, device=u.device, dtype=u.dtype)
+        heights = ((place - near) * math.pi / 4).cos().square()
+        return heights.new_zeros(*u.shape, self.channels).scatter(-1, near.long(), heights)
 
 
 class HeatmapEmbedding(nn.Module):
