@@ -30,6 +30,14 @@ def batch(flow, generator, images=2, hypotheses=4):
     return x, flow.project(context), context
 
 
+def test_prohmrs_sizes_give_prohmrs_number_of_parameters():
+    with torch.device("meta"):
+        flow = ConstantVolumeFlow(144, 2048)  # its 24 joints and its context
+    parameters = sum(p.numel() for p in flow.parameters())
+    batch_norms = 4 * 2 * 2 * 2 * 1024  # that we leave out
+    assert (parameters + batch_norms) / 1e6 == pytest.approx(42.7, abs=0.05)
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 4])
 @pytest.mark.parametrize("dim", [2, 5, 132])
 def test_generate_inverts_normalize(dim, blocks, generator):
