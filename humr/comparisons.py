@@ -27,13 +27,14 @@ says nothing about training again, and supports no verdict.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy.stats import t as student
 
 KEYS = ["variant", "seed", "image"]
+TOO_FEW = "fewer than 2 images with a value"
 ONE_SEED = "1 seed: no interval over training"
 
 
@@ -46,13 +47,13 @@ def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) ->
     The seed variance is pooled over the variants. To compare variants use `differences`: it is
     paired, therefore much sharper than a look at whether two of these intervals overlap.
     """
+    variants, cubes = _cubes(rows, metrics)
     result = []
-    for metric in metrics:
-        table = _table(rows, metric)
-        values = {v: _of(table, v).dropna() for v in _variants(rows)}
+    for metric, cube in zip(metrics, cubes, strict=True):
+        values = [_complete(part) for part in cube]
         pooled = _residual_variance(_seed_means(values), blocks=False)
-        for variant, matrix in values.items():
-            estimate = _estimate(matrix.to_numpy(), *pooled, level)
+        for variant, part in zip(variants, values, strict=True):
+            estimate = _estimate(part, *pooled, level)
             result.append({"variant": variant, "metric": metric, **estimate})
     return pd.DataFrame(result)
 
@@ -66,17 +67,17 @@ def differences(
     with all these seeds. `from_images`, `from_training`: the two parts of the standard error.
     """
     _check_variant(rows, reference)
+    variants, cubes = _cubes(rows, metrics)
+    origin = variants.index(reference)
     result = []
-    for metric in metrics:
-        table = _table(rows, metric)
-        pairs = {v: _paired(table, v, reference) for v in _variants(rows) if v != reference}
-        zero = {reference: pd.DataFrame(0.0, index=[0], columns=_of(table, reference).columns)}
-        variance, freedom = _residual_variance(_seed_means(pairs | zero), blocks=True)
-        for variant, matrix in pairs.items():
-            estimate = _estimate(matrix.to_numpy(), 2 * variance, freedom, level)
-            result.append(
-                {"variant": variant, "reference": reference, "metric": metric, **estimate}
-            )
+    for metric, cube in zip(metrics, cubes, strict=True):
+        values = [_complete(part) for part in cube - cube[origin]]
+        variance, freedom = _residual_variance(_seed_means(values), blocks=True)
+        for variant, part in zip(variants, values, strict=True):
+            if variant != reference:
+                estimate = _estimate(part, 2 * variance, freedom, level)
+                line = {"variant": variant, "reference": reference, "metric": metric}
+                result.append(line | estimate)
     return pd.DataFrame(result)
 
 
@@ -100,9 +101,11 @@ def gains(
     return pd.concat(parts, ignore_index=True)
 
 
-def _table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One metric as a table, images by (variant, seed)."""
-    missing = [name for name in [*KEYS, metric] if name not in rows]
+def _cubes(
+    rows: pd.DataFrame, metrics: Sequence[str]
+) -> tuple[list[str], Float[np.ndarray, "metrics variants seeds images"]]:
+    """Names of the variants in the order of the rows, and all values, NaN where there is none."""
+    missing = [name for name in [*KEYS, *metrics] if name not in rows]
     if missing:
         raise ValueError(f"rows have no column {missing}; there are: {', '.join(rows.columns)}")
     twice = np.flatnonzero(rows.duplicated(KEYS))
@@ -111,40 +114,31 @@ def _table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         raise ValueError(
             f"one row per {KEYS} expected; {first} is there twice: two studies mixed?"
         )
-    table = rows.pivot(index="image", columns=["variant", "seed"], values=metric).astype(float)
-    infinite = np.isinf(table.to_numpy()).any(0)
-    if infinite.any():
-        raise ValueError(
-            f"{metric} is infinite in (variant, seed) {list(table.columns[infinite])}"
-        )
-    return table
+    codes, names = zip(*(pd.factorize(rows[key]) for key in KEYS), strict=True)
+    values = rows[list(metrics)].to_numpy(float).T
+    metric, row = np.nonzero(np.isinf(values))
+    if len(row):
+        run = f"variant {rows['variant'].iloc[row[0]]!r}, seed {rows['seed'].iloc[row[0]]}"
+        raise ValueError(f"{metrics[metric[0]]} is infinite for {run}")
+    cubes = np.full((len(metrics), *map(len, names)), np.nan)
+    cubes[:, *codes] = values
+    return list(names[0]), cubes
 
 
-def _variants(rows: pd.DataFrame) -> list[str]:
-    """Names in the order of the rows."""
-    return list(rows["variant"].unique())
+def _complete(values: Float[np.ndarray, "seeds _"]) -> Float[np.ndarray, "seeds _"]:
+    """Leave out images that lack a value with one of the seeds (a seed without any is no run)."""
+    runs = np.isfinite(values).any(1)
+    return values[:, np.isfinite(values[runs]).all(0)]
 
 
-def _of(table: pd.DataFrame, variant: str) -> pd.DataFrame:
-    """Part of one variant, images by seeds."""
-    return table.xs(variant, axis=1, level="variant")  # pyright: ignore[reportReturnType]
+def _seed_means(values: Sequence[np.ndarray]) -> Float[np.ndarray, "variants seeds"]:
+    """Image-averaged values; NaN where there is no run or no image is left."""
+    return np.stack([v.mean(1) if v.size else np.full(len(v), np.nan) for v in values])
 
 
-def _paired(table: pd.DataFrame, variant: str, reference: str) -> pd.DataFrame:
-    """Differences, images by common seeds; images without a value are left out."""
-    one, other = _of(table, variant), _of(table, reference)
-    common = list(one.columns.intersection(other.columns))
-    if not common:
-        raise ValueError(f"{variant!r} and {reference!r} have no seed in common: nothing to pair")
-    return (one.loc[:, common] - other.loc[:, common]).dropna()
-
-
-def _seed_means(values: Mapping[str, pd.DataFrame]) -> np.ndarray:
-    """Image-averaged values, variants by seeds; NaN where there is no run or no value."""
-    return pd.DataFrame({name: matrix.mean() for name, matrix in values.items()}).to_numpy().T
-
-
-def _residual_variance(values: np.ndarray, *, blocks: bool) -> tuple[float, int]:
+def _residual_variance(
+    values: Float[np.ndarray, "variants seeds"], *, blocks: bool
+) -> tuple[float, int]:
     """Mean square around one mean per row (plus one effect per column), degrees of freedom."""
     variant, seed = np.nonzero(np.isfinite(values))
     design = np.eye(values.shape[0])[variant]
@@ -157,19 +151,21 @@ def _residual_variance(values: np.ndarray, *, blocks: bool) -> tuple[float, int]
     return (float(rest / freedom), freedom) if freedom else (np.nan, 0)
 
 
-def _estimate(values: np.ndarray, variance: float, freedom: int, level: float) -> dict:
-    """Mean and interval of values, images by seeds; `variance` is that of one seed's mean."""
-    images, seeds = values.shape
+def _estimate(
+    values: Float[np.ndarray, "seeds images"], variance: float, freedom: int, level: float
+) -> dict[str, float | str]:
+    """Mean and interval, given the variance of one seed's mean."""
+    values = values[np.isfinite(values).all(1)]
+    seeds, images = values.shape if values.size else (0, 0)
     if images < 2:
         empty = dict.fromkeys(["estimate", "low", "high", "from_images", "from_training"], np.nan)
-        note = f"defined for {images} image{'s' * (images != 1)}"
-        return empty | {"seeds": seeds, "images": images, "note": note}
-    of_image = values.mean(1)
+        return empty | {"seeds": seeds, "images": images, "note": TOO_FEW}
+    of_image = values.mean(0)
     image, seed = of_image.var(ddof=1) / images, 0.0
     training, degrees = 0.0, float(images - 1)
     if seeds > 1:
         seed = variance / seeds
-        rest = values - of_image[:, None] - values.mean(0) + values.mean()
+        rest = values - of_image - values.mean(1, keepdims=True) + values.mean()
         noise = np.square(rest).sum() / (images - 1) / (seeds - 1) / (images * seeds)
         training = max(seed - noise, 0.0)
         parts = image**2 / (images - 1) + seed**2 / freedom
@@ -212,7 +208,7 @@ class Claim:
     variant: str
     reference: str | None
     metric: str
-    direction: Literal["lower", "higher", "same"]
+    direction: str
     margin: float = 0.0
     smallest: float = 0.0
 
@@ -270,4 +266,6 @@ def verdicts(rows: pd.DataFrame, claims: Sequence[Claim], *, level: float = 0.95
 
 def _check_variant(rows: pd.DataFrame, name: str) -> None:
     if name not in set(rows["variant"]):
-        raise ValueError(f"no variant {name!r} in rows; there are: {', '.join(_variants(rows))}")
+        raise ValueError(
+            f"no variant {name!r} in rows; there are: {', '.join(rows['variant'].unique())}"
+        )
