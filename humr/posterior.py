@@ -15,11 +15,12 @@ from humr.bodies import Body, save_ply
 from humr.cameras import Crop, box_info, default_focal, project
 from humr.config import Supervision
 from humr.datasets import Batch
-from humr.detectors import Detection, Detector
+from humr.detectors import GRID, Detection, Detector
 from humr.mesh import Humr, Hypotheses, People
 from humr.scenes import BOX_SCALE
 from humr.skeletons import ARTICULATED, COCO17
 
+SAMPLES = 32  # of every heatmap, for models that read samples
 _DIGITS = {"m": 4, "mm": 1, "image": 1, "detected": 1, "confidence": 3}
 RgbImage = UInt8[np.ndarray, "height width 3"]
 
@@ -62,6 +63,10 @@ class Posterior:
         count = len(points)
         return project(points, self.focal.expand(count), self.centre.expand(count, 2))
 
+    def projected(self, body: Body, joint: int) -> Float[Tensor, "hypotheses 2"]:
+        """Where the samples put one COCO joint, in pixels of the photograph."""
+        return self.pixels(self.keypoints(body)[:, [joint]])[:, 0]
+
     def spread(self, points: Float[Tensor, "hypotheses points 3"]) -> Float[Tensor, " points"]:
         """Mean distance (metres) of each point to its mean over the hypotheses."""
         return metrics.spread(points)
@@ -70,6 +75,17 @@ class Posterior:
         """COCO index of the elbow, wrist, knee or ankle with the largest spread."""
         spread = self.spread(self.keypoints(body))
         return max(ARTICULATED, key=lambda joint: float(spread[joint]))
+
+    def apart(self, body: Body, joint: int) -> tuple[int, int]:
+        """Two hypotheses that disagree on a joint, neither of them extreme.
+
+        Those at the 10 % and 90 % points along the direction in which the joint varies most.
+        """
+        points = self.keypoints(body)[:, joint]
+        centred = points - points.mean(0)
+        along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
+        order, last = along.argsort(), len(along) - 1
+        return int(order[round(0.1 * last)]), int(order[round(0.9 * last)])
 
     def joint_table(self, body: Body) -> pd.DataFrame:
         """One row per COCO joint: mean position, spread, confidence, what the detector saw."""
@@ -151,17 +167,27 @@ def observation_batch(
     height: int,
     focal: float | None,
     generator: torch.Generator,
+    *,
+    box: Float[Tensor, "3"] | None = None,
 ) -> Batch:
-    """Turn one detection into a batch of one, without labels."""
+    """Turn one detection into a batch of one, without labels.
+
+    The square `box` (centre x, y, side) is the detection's, a little wider, unless it is given.
+    """
     image_size = torch.tensor([[width, height]], dtype=torch.float32)
     low, high = detection.box[None, :2].float(), detection.box[None, 2:].float()
     centre, side = (low + high) / 2, BOX_SCALE * (high - low).amax(-1)
+    if box is not None:
+        centre, side = box[None, :2], box[None, 2]
     length = default_focal(image_size) if focal is None else torch.tensor([float(focal)])
     crop = Crop.upright(centre, side)
     found = detection.crop
     window = Crop(found.centre[None].float(), found.side[None].float(), found.roll[None].float())
     keypoints = crop.to_crop(detection.keypoints_image[None].float())
-    samples = detection.sample(25, generator=generator).float()
+    cells = detection.sample_cells(SAMPLES, generator=generator)
+    samples = found.to_image(GRID.cells_to_crop(cells, generator=generator).flatten(0, 1)).float()
+    maps = detection.probabilities.flatten(-2)
+    density = maps.gather(-1, cells.mT).mT / maps.amax(-1)
     return Batch(
         features=torch.cat([detection.features, detection.features_mid])[None].float(),
         keypoints=torch.cat([keypoints, detection.confidence[None, :, None].float()], -1),
@@ -170,7 +196,8 @@ def observation_batch(
         box=torch.cat([centre, side[:, None]], -1),
         focal=length,
         image_size=image_size,
-        samples=crop.to_crop(samples.flatten(0, 1)[None]).unflatten(1, (25, 17)),
+        samples=crop.to_crop(samples[None]).unflatten(1, (SAMPLES, 17)),
+        density=density[None].float(),
         mask=detection.mask_in(Crop.upright(centre[0], side[0]), resolution=112)[None],
         rotations=torch.eye(3).expand(1, 22, 3, 3),
         betas=torch.zeros(1, 11),
