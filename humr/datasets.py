@@ -258,26 +258,28 @@ class Pool:
     has_points: Bool[Tensor, " images"]
 
     @classmethod
-    def of(
-        cls, splits: dict[str, Records], *, poses: int | None = None, points: int | None = None
-    ) -> "Pool":
-        """Join splits by name; `SUPERVISION` says which labels a split has.
-
-        `poses` and `points` replace that: the first so many images show their 3D (2D) labels.
-        """
+    def of(cls, splits: dict[str, Records]) -> "Pool":
+        """Join splits by name; `SUPERVISION` says which labels a split has."""
         if unknown := sorted(splits.keys() - SUPERVISION.keys()):
             raise ValueError(f"cannot train on {unknown}; expected some of {sorted(SUPERVISION)}")
         flags = [torch.tensor([SUPERVISION[n]] * len(r)) for n, r in splits.items()]
-        has_pose, has_points = torch.cat(flags).unbind(-1)
-        order = torch.arange(len(has_pose))
-        has_pose = has_pose if poses is None else order < poses
-        has_points = has_points if points is None else order < points
-        if (has_pose & ~has_points).any():
-            raise ValueError(f"images with 3D labels have 2D labels too; got {poses} and {points}")
-        records = Records.join(list(splits.values())).with_default_focal(~has_points)
+        pose, points = torch.cat(flags).unbind(-1)
+        records = Records.join(list(splits.values()))
         parts = [records[slice(i, i + 500)] for i in range(0, len(records), 500)]
         possible = torch.cat([pack_mask(part.possible_mask()) for part in parts])
-        return cls(records, possible, has_pose, has_points)
+        return cls(records, possible, pose, points)
+
+    def showing(self, *, poses: int | None = None, points: int | None = None) -> "Pool":
+        """Return the same images, of which the first so many show their 3D (2D) labels.
+
+        None leaves it as their splits say.
+        """
+        order = torch.arange(len(self))
+        has_pose = self.has_pose if poses is None else order < poses
+        has_points = self.has_points if points is None else order < points
+        if (has_pose & ~has_points).any():
+            raise ValueError(f"images with 3D labels have 2D labels too; got {poses} and {points}")
+        return replace(self, has_pose=has_pose, has_points=has_points)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -302,7 +304,7 @@ class Pool:
             posed = self.has_pose.nonzero().flatten()
             picked = torch.randperm(len(posed), generator=generator)[:certain]
             chosen = torch.cat([posed[picked], chosen])
-        return self.records[chosen].batch(
+        return self.records[chosen].with_default_focal(~self.has_points[chosen]).batch(
             samples=samples,
             generator=generator,
             has_pose=self.has_pose[chosen],

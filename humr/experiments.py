@@ -7,6 +7,7 @@ Commands: ``python -m humr world laptop``, ``python -m humr train laptop``; main
 import argparse
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,8 @@ def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
 def _fit(run: Run, name: str, device: str, directory: Path) -> training.Progress:
     torch.manual_seed(run.training.seed)
     fabric = training.make_fabric(run.training, device=device)
-    splits = ("labelled", "points", "unlabelled")
     rule, config = run.supervision, run.training
-    loaded = {split: world.load(run.world, split) for split in splits}
-    pool = Pool.of(loaded, poses=rule.poses, points=rule.points)
+    pool = _pool(run.world).showing(poses=rule.poses, points=rule.points)
     model = Humr(run.model)
     model.fit_statistics(pool)
     body = load_body("small").to(fabric.device)
@@ -87,6 +86,12 @@ def _fit(run: Run, name: str, device: str, directory: Path) -> training.Progress
         fabric=fabric,
         about={"system": "humr", "name": name, "run": to_dict(run), "recipe": world.RECIPE},
     )
+
+
+@lru_cache(maxsize=1)
+def _pool(config: World) -> Pool:
+    """Load the training images of a world; kept, since many runs of a study share one."""
+    return Pool.of({s: world.load(config, s) for s in ("labelled", "points", "unlabelled")})
 
 
 class Validation:

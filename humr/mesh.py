@@ -158,7 +158,12 @@ class Humr(nn.Module):
 def _flow(model: Model, context: int) -> ConditionalFlow | ConstantVolumeFlow:
     if model.flow == "glow":
         return ConstantVolumeFlow(
-            DIM, context, blocks=model.blocks, hidden=model.hidden, dropout=model.flow_dropout
+            DIM,
+            context,
+            blocks=model.blocks,
+            hidden=model.hidden,
+            dropout=model.flow_dropout,
+            zero_init=model.zero_init,
         )
     return ConditionalFlow(
         DIM,

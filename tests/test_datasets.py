@@ -75,3 +75,28 @@ def test_pool_knows_what_each_split_may_teach(records, generator):
     assert int(batch.has_pose.sum()) == 4
     with pytest.raises(ValueError, match="cannot train on"):
         Pool.of({"test": records})
+
+
+def test_a_pool_may_show_fewer_labels_than_its_splits(records, generator):
+    pool = Pool.of({"labelled": records})
+    few = pool.showing(poses=2, points=6)
+    assert few.has_pose.tolist() == [True] * 2 + [False] * 14
+    assert few.has_points.tolist() == [True] * 6 + [False] * 10
+    batch = few.draw(8, samples=3, generator=generator, labelled=0.25)
+    assert batch.has_pose[:2].all()
+    diagonal = batch.image_size.norm(dim=-1)
+    assert torch.equal(batch.focal == diagonal, ~batch.has_points)  # nothing of the renderer
+    assert not (pool.draw(8, samples=3, generator=generator).focal == diagonal[0]).any()
+    with pytest.raises(ValueError, match="images with 3D labels have 2D labels too"):
+        pool.showing(poses=5, points=2)
+
+
+def test_gaussian_samples_have_the_moments_of_the_heatmaps(records, generator):
+    batch = records.batch(samples=64, generator=generator, gaussian=True)
+    image = records.crop.to_image(batch.samples.flatten(1, 2))
+    cells = GRID.from_crop(records.detector_window.to_crop(image)).unflatten(1, (64, 17))
+    offset = cells - records.moments[:, None, :, :2]
+    assert offset.mean((0, 1, 2)).abs().max() < 0.1
+    covariance = torch.einsum("bnjx,bnjy->xy", offset, offset) / offset[..., 0].numel()
+    expected = torch.tensor([[9.0, 3.0], [3.0, 4.0]])
+    torch.testing.assert_close(covariance, expected, atol=0.3, rtol=0)
