@@ -19,9 +19,14 @@ two variants, $d_{vsi} = y_{vsi} - y_{rsi}$. Its parts are estimated by
 
 For differences the pooled variance is the residual of the layout "variant + seed" (randomised
 blocks: what a seed does to all variants cancels), with $(V-1)(S-1)$ degrees of freedom if no run
-is missing; for two variants without image noise this is the paired t-test. The intervals use the
-t distribution with Welch-Satterthwaite degrees of freedom of the sum. They hold for one comparison
-at a time. With one seed there is no seed part: the interval covers the choice of test images only,
+is missing. The half width of an interval is
+
+$$ \sqrt{t_{I-1}^2\,\text{image part} + t_\nu^2\,\text{seed part}}, $$
+
+each part with the quantile of Student's t for its own degrees of freedom; for two variants without
+image noise this is the paired t-test. In simulations nominal 95 % intervals of three seeds cover
+93 to 96 % (tests), those of two variants with two seeds only 87 %. They hold for one comparison at
+a time. With one seed there is no seed part: the interval covers the choice of test images only,
 says nothing about training again, and supports no verdict.
 """
 
@@ -161,16 +166,15 @@ def _estimate(
         empty = dict.fromkeys(["estimate", "low", "high", "from_images", "from_training"], np.nan)
         return empty | {"seeds": seeds, "images": images, "note": TOO_FEW}
     of_image = values.mean(0)
-    image, seed = of_image.var(ddof=1) / images, 0.0
-    training, degrees = 0.0, float(images - 1)
+    image = of_image.var(ddof=1) / images
+    training = 0.0
+    half = image * student.ppf((1 + level) / 2, images - 1) ** 2
     if seeds > 1:
-        seed = variance / seeds
         rest = values - of_image - values.mean(1, keepdims=True) + values.mean()
         noise = np.square(rest).sum() / (images - 1) / (seeds - 1) / (images * seeds)
-        training = max(seed - noise, 0.0)
-        parts = image**2 / (images - 1) + seed**2 / freedom
-        degrees = (image + training) ** 2 / parts if parts > 0 else np.inf
-    half = student.ppf((1 + level) / 2, degrees) * np.sqrt(image + training)
+        training = max(variance / seeds - noise, 0.0)
+        half += training * student.ppf((1 + level) / 2, freedom) ** 2
+    half = np.sqrt(half)
     return {
         "estimate": values.mean(),
         "low": values.mean() - half,
