@@ -19,6 +19,8 @@ from humr.measures import HIPS, PIECE, Forecast, Truth, forecast, truth_of
 from humr.mesh import Humr, Hypotheses, Observation, People
 from humr.rotations import matrix_to_sixd
 
+BODIES = 20 * PIECE  # hypotheses of all images that are held at once
+
 
 @torch.no_grad()
 def evaluate(
@@ -29,10 +31,15 @@ def evaluate(
     hypotheses: int,
     seed: int = 0,
     batch: int = 20,
+    default_focal: bool = False,
 ) -> pd.DataFrame:
-    """Measure the posterior of every image by `hypotheses` poses, the mode and random ones."""
+    """Measure the posterior of every image by `hypotheses` poses, the mode and random ones.
+
+    With `default_focal` the model takes the photograph's diagonal for its focal length.
+    """
     rows = []
-    for drawn, truth, observation in _parts(model, body, records, hypotheses, seed, batch):
+    parts = _parts(model, body, records, hypotheses, seed, batch, default_focal=default_focal)
+    for drawn, truth, observation in parts:
         columns = {
             **measures.accuracy(drawn, truth),
             **measures.scores(drawn, truth),
@@ -99,18 +106,30 @@ def _join(rows: list[pd.DataFrame], repeats: int = 1) -> pd.DataFrame:
 
 
 def _parts(
-    model: Humr, body: Body, records: Records, hypotheses: int, seed: int, batch: int
+    model: Humr,
+    body: Body,
+    records: Records,
+    hypotheses: int,
+    seed: int,
+    batch: int,
+    *,
+    default_focal: bool = False,
 ) -> Iterator[tuple[Forecast, Truth, Observation]]:
-    """Draw and measure a few images at a time."""
+    """Draw and measure a few images at a time, the fewer the more hypotheses each has."""
     _check(model, records, hypotheses)
+    batch = min(batch, max(1, BODIES // hypotheses))
     generator = torch.Generator().manual_seed(seed)
     samples = max(1, getattr(model, "heatmap_samples", 0))  # some networks read samples
     device = model.flow.mean.device
     for start in tqdm(range(0, len(records), batch), desc="evaluation", mininterval=2):
         part = records[slice(start, start + batch)]
         inputs = part.batch(samples=samples, generator=generator).to(device)
-        truth = truth_of(part.to(device), inputs, body)
-        observation = model.observe(inputs)
+        seen = inputs
+        if default_focal:
+            seen = part.with_default_focal().batch(samples=samples, generator=generator)
+            seen = seen.to(device)
+        truth = truth_of(part.to(device), inputs, body, seen)
+        observation = model.observe(seen)
         pieces = stream(model, observation, hypotheses, generator)
         yield forecast(pieces, truth, body), truth, observation
 
@@ -150,9 +169,9 @@ def density(model: Humr, observation: Observation, batch: Batch) -> dict[str, Te
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:
-    """Means over images; images without the quantity (NaN) are left out."""
+    """Means over images; images without the quantity (NaN) are left out, and then quantities."""
     numeric = rows.drop(columns=["image", "template"]).astype(float)
-    return {str(name): round(float(value), 4) for name, value in numeric.mean().items()}
+    return {str(n): round(float(v), 4) for n, v in numeric.mean().dropna().items()}
 
 
 def energy_of(

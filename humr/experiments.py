@@ -29,6 +29,7 @@ from humr.profiles import PROFILES, Profile, profile
 from humr.provenance import provenance
 from humr.rotations import matrix_to_sixd
 
+EVALUATING = ("evaluation", "measures", "metrics", "surface", "mesh")  # what rows depend on
 SHIPPED = DATA / "checkpoint" / "humr_open"
 
 
@@ -155,7 +156,7 @@ def evaluated(
     Their name holds the hash of the weights, of the world, and of the code that evaluates. With
     `default_focal` the model is not told the focal length.
     """
-    of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in ("evaluation", "metrics", "mesh"))
+    of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in EVALUATING)
     key = [digest(checkpoint.with_suffix(".safetensors")), world.directory(config).name, of_code]
     name = f"{key} {split} {hypotheses} {seed}" + " focal" * default_focal
     name = sha256(name.encode()).hexdigest()[:16]
@@ -164,9 +165,13 @@ def evaluated(
         model, _ = training.load_model(checkpoint, build)
         world.generate(config, splits=[split])
         records = world.load(config, split)
-        seen = records.with_default_focal() if default_focal else None
         rows = evaluate(
-            model, load_body("small"), records, hypotheses=hypotheses, seed=seed, seen=seen
+            model,
+            load_body("small"),
+            records,
+            hypotheses=hypotheses,
+            seed=seed,
+            default_focal=default_focal,
         )
         write_rows(path, rows)
     return pd.read_parquet(path)

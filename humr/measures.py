@@ -40,6 +40,7 @@ class Truth:
     """Labels and evaluation-only facts of a batch."""
 
     batch: Batch
+    seen: Batch  # what the network was shown: differs if it is not told the focal length
     records: Records
     common14: Float[Tensor, "batch 14 3"]  # about the middle of the hips
     coco17: Float[Tensor, "batch 17 3"]  # in camera space
@@ -55,13 +56,14 @@ class Truth:
         return self.batch.keypoints[..., 2] > CERTAIN
 
 
-def truth_of(records: Records, batch: Batch, body: Body) -> Truth:
+def truth_of(records: Records, batch: Batch, body: Body, seen: Batch | None = None) -> Truth:
     """Collect what the renderer knows."""
     people = People(matrix_to_sixd(batch.rotations), batch.betas, batch.translation)
     common = people.keypoints(body, "common14")
     visible = records.visibility == VISIBLE
     return Truth(
         batch=batch,
+        seen=batch if seen is None else seen,
         records=records,
         common14=metrics.centre(common, HIPS),
         coco17=people.keypoints(body, "coco17"),
@@ -171,10 +173,11 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     Twice. By what the renderer knows: PercIn and MinDist are then of joints that are hidden inside
     the photograph, since one outside it cannot lie on the silhouette. And, named `paper_`, by
     HuMR's rule: visible is what the detector is confident of; PercIn and MinDist are of all
-    others, wherever they are, in images that have at least two. Distances up to 0.71 pixels of the
-    stored mask count as 0. Joints are in camera space, as in HuMR.
+    others, wherever they are, in images that have at least two; `paper_hidden` counts them (HuMR
+    averages over joints of all images, tables here over images). Distances up to 0.71 pixels of
+    the stored mask count as 0. Joints are in camera space, as in HuMR.
     """
-    projected = to_crop(drawn.coco17, truth.batch)
+    projected = to_crop(drawn.coco17, truth.seen)
     target = to_crop(truth.coco17, truth.batch)
     error = PIXELS / 2 * metrics.joint_distance(projected, target[:, None])
     facts = {
@@ -187,6 +190,7 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     counted = unsure & (unsure.sum(-1, keepdim=True) >= 2)
     paper = _agreement(**facts, visible=truth.certain, hidden=unsure, counted=counted)
     ours = _agreement(**facts, visible=truth.visible, hidden=truth.hidden, counted=truth.covered)
+    paper["hidden"] = unsure.sum(-1)
     return ours | {f"paper_{name}": value for name, value in paper.items()}
 
 
