@@ -14,7 +14,7 @@ from torch import Tensor
 from humr.losses import inside_mask
 from humr.rotations import similarity_align
 
-PAIRS = 2**21  # distances that are held at a time
+PAIRS = 2**20  # distances that are held at a time
 # ------------------------------------------------------------------------- poses
 
 
@@ -239,8 +239,11 @@ def _nearest(points: Tensor, pixels: Tensor) -> Tensor:
     """Distance of every point to the nearest pixel, NaN if there is none; in bounded memory."""
     if not len(pixels):
         return points.new_full((len(points),), torch.nan)
-    parts = points.split(max(1, PAIRS // len(pixels)))
-    return torch.cat([_distances(part, pixels).amin(-1) for part in parts])
+    rows, nearest = max(1, PAIRS // len(pixels)), torch.empty_like(points[:, 0])
+    for start in range(0, len(points), rows):
+        here = slice(start, start + rows)
+        nearest[here] = _distances(points[here], pixels).amin(-1)
+    return nearest
 
 
 def percent_inside(
@@ -263,10 +266,13 @@ def _distance_sums(points: Tensor) -> Tensor:
 
     A bounded number of distances is held at a time, whatever the number of hypotheses.
     """
-    by_joint = points.transpose(-3, -2)
+    by_joint = points.transpose(-3, -2).contiguous()
     rows = max(1, PAIRS // max(by_joint[..., 0].numel(), 1))
-    parts = [_distances(part, by_joint).sum(-1) for part in by_joint.split(rows, -2)]
-    return torch.cat(parts, -1).mT
+    sums = torch.empty_like(by_joint[..., 0])  # at once: pieces in between fragment the memory
+    for start in range(0, sums.shape[-1], rows):
+        here = slice(start, start + rows)
+        sums[..., here] = _distances(by_joint[..., here, :], by_joint).sum(-1)
+    return sums.mT
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:

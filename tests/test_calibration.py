@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from humr import calibration
+from humr import calibration, metrics
 
 
 def randn(*shape, generator):
@@ -27,6 +27,25 @@ def test_ranks_of_exact_posterior_samples_are_uniform(generator):
         0.5 * randn(4000, 9, generator=generator), randn(4000, generator=generator)
     )
     assert stats.chisquare(np.bincount(narrow.numpy(), minlength=10)).pvalue < 1e-6
+
+
+def test_ranks_given_an_observation_are_uniform_only_under_the_exact_posterior(generator, rng):
+    """Prior N(0, 1), observation with noise N(0, 1): the posterior is N(x / 2, 1 / 2)."""
+    images, count = 3000, 19
+    truth = randn(images, 1, generator=generator)
+    observed = truth + randn(images, 1, generator=generator)
+    noise = randn(images, count, 1, generator=generator)
+    exact = observed[:, None] / 2 + 0.5**0.5 * noise
+    shifted = exact + 0.15
+    ignorant = noise  # the prior: its ranks are uniform as well, and it has learnt nothing
+    points = np.arange(1, count + 1) / (count + 1)
+    low, high = calibration.ecdf_band(images, points, rng=rng)
+    for samples, uniform in ((exact, True), (shifted, False), (ignorant, True)):
+        pit = calibration.pit(samples, truth)[:, 0].numpy()
+        curve = (pit[:, None] <= points).mean(0)
+        assert bool(((low <= curve) & (curve <= high)).all()) is uniform
+    score = [metrics.energy_score(s[:, :, None], truth[:, None]).mean() for s in (exact, ignorant)]
+    assert score[0] < 0.8 * score[1]
 
 
 @pytest.mark.parametrize("dim", [1, 5])

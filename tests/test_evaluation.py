@@ -11,7 +11,7 @@ from humr.mesh import Humr
 
 SMALL = Model(features=2016, feature_width=16, pose_width=8, blocks=1, hidden=16, head_hidden=16)
 COLUMNS = {
-    "image", "template", "truncated", "hidden",
+    "image", "template", "truncated", "hidden", "paper_hidden",
     *(f"{error}_{which}" for error in ("mpjpe", "pa_mpjpe", "pve")
       for which in ("mode", "best", "sample", "mean", "median", "worst")),
     "wpve_mode", "wpve_best",

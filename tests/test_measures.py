@@ -135,6 +135,7 @@ def test_the_papers_visibility_is_the_detectors_confidence(truth, body, generato
     for name in names[:3]:
         assert missing[name] == [False, False, False, True]
     assert missing["spread_hidden"] == [True, False, False, False]
+    assert columns["paper_hidden"][:4].tolist() == [0, 1, 2, 17]
     for name in names[4:]:
         assert missing[name] == [True, True, False, False]
     spread = 1e3 * metrics.spread(drawn.coco17[:, 1:])
