@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from humr import experiments, training, world
+from humr.environment import say
 from humr.files import digest, write_text
 from humr.mesh import Humr
 from humr.paths import DATA
@@ -31,24 +32,39 @@ KEYS = ["variant", "seed", "key", "seconds", "steps"]
 
 
 def rows(study: str, profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
-    """Return one row per variant, seed and test image; trains and evaluates what is missing.
+    """Return one row per variant, seed and test image.
 
-    `fresh` ignores the committed results. Rows of a variant whose configuration has changed since
-    they were committed are never used.
+    Looks for finished runs in `runs/`, then among the committed results, where rows count only if
+    their configuration is still the same. A variant without any seed is trained here and now, with
+    all seeds; where only some seeds are there, this says how to make the others.
+
+    Args:
+        study: a name in `variants.STUDIES`.
+        profile_name: decides sizes and seeds.
+        fresh: ignore the committed results and train whatever is missing.
     """
     published = None if fresh else _published(study, profile_name)
-    parts = []
+    seeds, parts, missing = range(profile(profile_name).seeds), [], 0
     for item in variants(study, profile_name):
-        for seed in range(profile(profile_name).seeds):
-            job = item.seeded(seed)
-            part = _evaluated(job, profile_name) if _is_done(job) else None
-            if part is None and published is not None:
-                found = published[(published.key == job.key) & (published.seed == seed)]
-                part = found if len(found) else None
-            if part is None:
-                part = measure(job, profile_name)
-            parts.append(part.assign(variant=item.name))
+        jobs = [item.seeded(seed) for seed in seeds]
+        found = {
+            job.key: part for job in jobs if len(part := _found(job, profile_name, published))
+        }
+        if fresh or not found:
+            absent = [job for job in jobs if job.key not in found]
+            found |= {job.key: measure(job, profile_name) for job in absent}
+        missing += len(jobs) - len(found)
+        parts += [part.assign(variant=item.name) for part in found.values()]
+    if missing:
+        say(f"{study}: {missing} runs are missing; to make them: python3 -m humr study {study}")
     return pd.concat(parts, ignore_index=True)
+
+
+def _found(job: Variant, profile_name: str, published: pd.DataFrame | None) -> pd.DataFrame:
+    """Rows of a finished run or of the committed results; empty if there are none."""
+    if _is_done(job):
+        return _evaluated(job, profile_name)
+    return pd.DataFrame() if published is None else published[published["key"] == job.key]
 
 
 def measure(job: Variant, profile_name: str) -> pd.DataFrame:
