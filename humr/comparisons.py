@@ -70,6 +70,8 @@ def differences(
 
     Only seeds that both variants have count, and only images where the metric is defined for both
     with all these seeds. `from_images`, `from_training`: the two parts of the standard error.
+    Variants that share a training run (evaluated otherwise) do not vary independently: leave them
+    out of `rows` where other variants are compared.
     """
     _check_variant(rows, reference)
     variants, cubes = _cubes(rows, metrics)

@@ -213,10 +213,10 @@ class Compute:
 def compute(rows: pd.DataFrame) -> Compute:
     """Total of the columns `steps` and `seconds`, which hold one value per run.
 
-    A run is a (config, seed), or a (variant, seed) in rows without `config`: one that serves two
-    studies counts once when their rows are joined.
+    A run is a (configuration, seed), where `key` begins with the hash of the configuration, or a
+    (variant, seed) in rows without `key`. One that serves several variants (another checkpoint)
+    or, in joined rows, several studies, counts once.
     """
-    run = ["config" if "config" in rows else "variant", "seed"]
-    each = rows.drop_duplicates(run)
-    steps, seconds = each[["steps", "seconds"]].to_numpy().sum(0)
-    return Compute(len(each), int(steps), float(seconds))
+    name = rows["key"].str.partition("-")[0] if "key" in rows else rows["variant"]
+    each = rows[~pd.DataFrame({"name": name, "seed": rows["seed"]}).duplicated()]
+    return Compute(len(each), int(np.sum(each["steps"])), float(np.sum(each["seconds"])))
