@@ -6,6 +6,7 @@ Commands: ``python -m humr world laptop``, ``python -m humr train laptop``; main
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import nn
 
 from humr import training, world
@@ -39,23 +41,30 @@ def run_directory(run: Run) -> Path:
 
 
 def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
-    """Train HuMR as configured, or go on, or do nothing if it is done; returns the checkpoint."""
+    """Train HuMR as configured, or go on, or do nothing if it is done; returns the checkpoint.
+
+    A process that finds another one at work on the same run waits for it.
+    """
     directory = run_directory(run)
     if run.model.features != world.FEATURES:
         raise ValueError(
             f"the open world has {world.FEATURES} features per image; this configuration expects "
             f"{run.model.features} (profile paper needs licensed data, which have no reader yet)"
         )
-    if not (directory / "done.json").exists():
-        world.generate(run.world)
-        progress = _fit(run, name, device, directory)
-        done = {
-            "step": progress.step,
-            "best_step": progress.best_step,
-            "best": progress.best,
-            "seconds": progress.seconds,
-        }
-        write_text(directory / "done.json", json.dumps(done))
+    if (directory / "done.json").exists():
+        return directory / "best"
+    world.generate(run.world)
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "lock"):
+        if not (directory / "done.json").exists():
+            progress = _fit(run, name, device, directory)
+            done = {
+                "step": progress.step,
+                "best_step": progress.best_step,
+                "best": progress.best,
+                "seconds": progress.seconds,
+            }
+            write_text(directory / "done.json", json.dumps(done))
     return directory / "best"
 
 
@@ -180,7 +189,7 @@ def evaluated(
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a table so that it is either whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     rows.to_parquet(part)
     part.replace(path)
 

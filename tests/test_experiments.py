@@ -1,8 +1,10 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from humr import experiments, world
 from humr.mesh import Humr
@@ -45,7 +47,15 @@ def test_training_makes_its_world_finishes_and_is_not_repeated(apart):
                       shard=6, window=96, backgrounds=1),
         training=replace(chosen.run.training, steps=4, batch=4, hypotheses=2, validate_every=2),
     )  # fmt: skip
-    checkpoint = experiments.train(tiny, device="cpu")
+    directory = experiments.run_directory(tiny)
+    directory.mkdir(parents=True)
+    with ThreadPoolExecutor() as pool:
+        with FileLock(directory / "lock"):  # as if another process were at work on it
+            waiting = pool.submit(experiments.train, tiny, device="cpu")
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+            assert not (directory / "log.jsonl").exists()
+        checkpoint = waiting.result()
     before = checkpoint.with_suffix(".safetensors").stat().st_mtime_ns
     assert experiments.train(tiny, device="cpu") == checkpoint
     assert checkpoint.with_suffix(".safetensors").stat().st_mtime_ns == before
