@@ -119,7 +119,7 @@ def _parts(
     _check(model, records, hypotheses)
     batch = min(batch, max(1, BODIES // hypotheses))
     generator = torch.Generator().manual_seed(seed)
-    samples = max(1, getattr(model, "heatmap_samples", 0))  # some networks read samples
+    samples = max(1, model.heatmap_samples)  # some networks read samples, and a batch has some
     device = model.flow.mean.device
     for start in tqdm(range(0, len(records), batch), desc="evaluation", mininterval=2):
         part = records[slice(start, start + batch)]

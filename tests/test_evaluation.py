@@ -103,6 +103,21 @@ def test_likelihood_and_volume_are_those_of_the_model(records, body, model, gene
     np.testing.assert_allclose(rows.log_det, -log_det[:, 0], rtol=1e-3, atol=1e-3)
 
 
+def test_an_unknown_focal_length_moves_the_camera_not_the_truth(records, body, model):
+    told = evaluation.evaluate(model, body, records, hypotheses=3)
+    guessed = evaluation.evaluate(model, body, records, hypotheses=3, default_focal=True)
+    assert not np.allclose(told.mpjpe_mode, guessed.mpjpe_mode)
+    same = ["image", "hidden", "paper_hidden", "pa_limbs_detector"]
+    assert told[same].equals(guessed[same])
+
+
+def test_a_network_that_reads_heatmap_samples_gets_them(records, body):
+    torch.manual_seed(0)
+    reader = Humr(replace(SMALL, embedding=True, embedding_samples=5)).eval()
+    rows = evaluation.evaluate(reader, body, records[slice(0, 3)], hypotheses=2)
+    assert rows.nll.notna().all()
+
+
 # -------------------------------------------------------------------------- curves
 
 

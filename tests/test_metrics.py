@@ -273,7 +273,7 @@ def test_energy_score_does_not_depend_on_the_number_of_hypotheses(generator):
 
 
 def test_energy_score_of_normal_forecasts_has_its_closed_form(generator):
-    r"""In 3D, $E|x - y| = \sqrt{8/\pi} \sqrt{\kappa^2 + 1}$ and $E|x - x'| = 4\kappa / \sqrt\pi$."""
+    """Two 3D normals lie sqrt(8 / pi) times the root of their summed variances apart."""
     y = 50 * randn(4000, 4, 3, generator=generator)
     noise = 50 * randn(4000, 30, 4, 3, generator=generator)
     for kappa in (0.0, 0.4, 1.0, 1.5):
