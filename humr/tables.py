@@ -77,7 +77,8 @@ def side_by_side(
 
     Args:
         ours: from `means` or `differences`.
-        paper: from `paper`; the metrics that ours has, matched by `variant`; other rows follow.
+        paper: from `paper`; the metrics that ours has (by our definition or, `paper_`, by the
+            paper's), matched by `variant`; other rows follow.
         names: row labels of our variants; default: the paper's, or else the variant's name.
         title: head of our columns.
     """
@@ -89,7 +90,7 @@ def side_by_side(
         defined = np.isfinite(line["estimate"])
         star = "*" if line["note"] == ONE_SEED else ""
         cells[line["variant"], (title, line["metric"])] = text + star if defined else "–"
-    labels, metrics = {}, set(ours["metric"])
+    labels, metrics = {}, {name.removeprefix("paper_") for name in ours["metric"]}
     if paper is not None:
         for line in paper.to_dict("records"):
             if line["metric"] not in metrics:

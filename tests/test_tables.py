@@ -130,6 +130,15 @@ def test_side_by_side_of_differences_and_of_one_seed(rows):
     assert set(one["note"]) == {ONE_SEED}
 
 
+def test_the_papers_definitions_meet_the_papers_numbers(rows):
+    ours = tables.means(
+        rows.rename(columns={"percent_inside": "paper_percent_inside"}), ["paper_percent_inside"]
+    )
+    table = tables.side_by_side(ours, tables.paper("2"))
+    assert list(table["paper, EMDB", "percent_inside"][:3]) == ["86.0", "88.8", "91.4"]
+    assert list(table.columns.get_level_values(1)) == ["paper_percent_inside", "percent_inside"]
+
+
 def test_metrics_without_a_number_are_a_dash(rows):
     ours = tables.means(rows.assign(percent_inside=np.nan), ["percent_inside"])
     assert set(tables.side_by_side(ours).iloc[:, 0]) == {"–"}
