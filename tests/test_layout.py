@@ -30,12 +30,13 @@ LAYERS = (
         "rasters",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
-    | {"variants", "tables"},
+    | {"variants", "comparisons", "tables", "memory", "claims"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training"},
     {"mesh", "objective", "measures", "lifting", "official"},
-    {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"},
+    {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
+    | {"cases", "gallery", "panels", "curves", "charts"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
