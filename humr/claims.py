@@ -1,0 +1,158 @@
+r"""What is claimed, by HuMR and by us: every statement as one inequality that runs can fail.
+
+They stand in `data/claims.csv`, by topic; a topic is tested on the rows of one study (`study_of`),
+except "scarcity", which compares two (`scarcity`). `judge` tests a topic. In brackets: the paper's
+own differences, on 3DPW / EMDB. The source names the place in the paper (letters: supplement);
+"control" is what the paper did not ask, "audit" a difference between paper and official code.
+
+Limits were fixed before any result. Margins: 2 mm where the paper sees little influence (its
+changes are below 0.4 mm, of an error half as large), 1 mm for "no benefit". And a gain whose
+interval lies within `SMALLEST` counts as none. An interval that straddles its limit is "unclear".
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from humr.comparisons import KEYS, Claim, differences, gains, verdicts
+from humr.paths import DATA
+
+PATH = DATA / "claims.csv"
+
+SMALLEST = {  # least difference that counts, by how the metric begins; others: 0.5 (mm, %)
+    "mask_distance": 0.02,
+    "pixels": 0.1,
+    "nll": 0.01,
+    "spread_ratio": 0.02,
+    "cover": 0.005,
+}
+LEVELS = (50, 90)  # of the intervals whose coverage is measured
+_STUDIES = {"accuracy": "components", "consistency": "components", "early": "few"}
+_GAINS = {"few": ("few_heatmaps", "few_none"), "many": ("many_heatmaps", "many_none")}
+
+
+@cache
+def by_topic() -> dict[str, tuple[Claim, ...]]:
+    """All claims, in the order of the file."""
+    table = pd.read_csv(PATH, dtype=str, keep_default_na=False)
+    groups = table.groupby("topic", sort=False)
+    return {str(topic): tuple(map(_claim, part.to_dict("records"))) for topic, part in groups}
+
+
+def _claim(line: dict[str, str]) -> Claim:
+    name, margin = line["metric"].removeprefix("paper_"), float(line["margin"] or 0)
+    least = next((value for start, value in SMALLEST.items() if name.startswith(start)), 0.5)
+    return Claim(
+        text=line["claim"],
+        source=line["source"],
+        variant=line["variant"],
+        reference=line["reference"] or None,
+        metric=line["metric"],
+        direction=line["direction"],
+        margin=margin,
+        smallest=0.0 if margin else least,
+    )
+
+
+def on(topic: str) -> tuple[Claim, ...]:
+    """All claims on one topic."""
+    if topic not in by_topic():
+        raise ValueError(f"no claims on {topic!r}; there are: {', '.join(by_topic())}")
+    return by_topic()[topic]
+
+
+def study_of(topic: str) -> str:
+    """Name the study whose rows test a topic ("few" for scarcity, which needs "many" as well)."""
+    on(topic)
+    return "few" if topic == "scarcity" else _STUDIES.get(topic, topic)
+
+
+def derived(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add what claims need beside the measured columns.
+
+    `spread_gap`, `spread_ratio`: hidden minus visible joints (mm), and the logarithm of their
+    ratio. `over_detector`: error of our mode minus that of the detector's own 3D landmarks (mm).
+    `over_mean`: energy score minus the error of the mean pose (mm), a point forecast whose energy
+    score is its error. `off50_`, `off90_`: coverage minus the probability of the interval.
+    """
+    hidden, visible = rows["spread_hidden"], rows["spread_visible"]
+    columns = {
+        "spread_gap": hidden - visible,
+        "spread_ratio": np.log(hidden / visible),
+        "over_detector": rows["pa_limbs_mode"] - rows["pa_limbs_detector"],
+        "over_mean": rows["energy_score"] - rows["mpjpe_mean"],
+    }
+    for level in LEVELS:
+        for name in rows.columns[rows.columns.str.startswith(f"cover{level}_")]:
+            columns[name.replace("cover", "off")] = rows[name] - level / 100
+    return rows.assign(**columns)
+
+
+def independent(rows: pd.DataFrame, *keep: str) -> pd.DataFrame:
+    """Leave out variants that share training runs with another one, except those to keep.
+
+    A network that is evaluated in two ways does not vary as two trainings do, which is what
+    intervals assume (`comparisons.differences`). If two to keep share runs, only they are left.
+    """
+    pairs = rows[["variant", *rows.columns.intersection(["key"])]].drop_duplicates()
+    training = pairs["key"].str.partition("-")[0] if "key" in rows else pairs["variant"]
+    runs = training.groupby(pairs["variant"], sort=False).agg(set)
+    kept = [name for name in runs.index if name in keep]
+    if not any(runs[a] & runs[b] for a in kept for b in kept if a != b):
+        for name in runs.index.drop(kept):
+            if not any(runs[name] & runs[other] for other in kept):
+                kept.append(name)
+    return rows if len(kept) == len(runs) else rows.loc[rows["variant"].isin(kept)]
+
+
+def effects(rows: pd.DataFrame, reference: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """Differences of all variants to one; those that share its training runs by themselves."""
+    parts = []
+    for name in rows["variant"].unique():
+        if name != reference:
+            table = differences(independent(rows, reference, name), reference, metrics)
+            parts.append(table[table["variant"] == name])
+    return pd.concat(parts, ignore_index=True)
+
+
+def scarcity(few: pd.DataFrame, many: pd.DataFrame) -> pd.DataFrame:
+    """Rows of what heatmaps gain, as variants "few" and "many" (labels)."""
+    both = [
+        rows.assign(variant=f"{name}_" + rows["variant"])
+        for name, rows in (("few", few), ("many", many))
+    ]
+    metrics = list(dict.fromkeys(claim.metric for claim in on("scarcity")))
+    return gains(pd.concat(both, ignore_index=True), _GAINS, metrics)
+
+
+def judge(topic: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Test all claims on a topic by the rows of its study; columns as of `verdicts`."""
+    found = on(topic)
+    rows = rows if topic == "scarcity" else derived(rows)
+    parts = []
+    for claim in found:
+        part = rows[[*KEYS, *rows.columns.intersection(["key"]), claim.metric]]
+        compared = [name for name in (claim.variant, claim.reference) if name]
+        parts.append(verdicts(independent(part, *compared), [claim]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def judge_all(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test every topic, given the rows of all studies; the first column is the topic."""
+    parts = []
+    for topic in by_topic():
+        needed = rows[study_of(topic)]
+        if topic == "scarcity":
+            needed = scarcity(rows["few"], rows["many"])
+        table = judge(topic, needed)
+        table.insert(0, "topic", topic)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def tally(table: pd.DataFrame) -> dict[str, int]:
+    """Count the verdicts, also those that nobody got."""
+    names = ("reproduced", "not reproduced", "unclear")
+    return {name: int((table["verdict"] == name).sum()) for name in names}

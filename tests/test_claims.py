@@ -1,0 +1,184 @@
+import inspect
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humr import claims, measures
+from humr.comparisons import Claim
+from humr.variants import STUDIES, variants
+
+ALL = [(topic, claim) for topic, found in claims.by_topic().items() for claim in found]
+PEER = {"spread_gap", "spread_ratio", "over_detector", "over_mean"}
+
+
+def rows_of(study, rng, *, shift=None, seeds=3, images=20):
+    """Rows with every metric that claims name; `shift` moves the metrics of some variants."""
+    wanted = [claim.metric for _, claim in ALL] + ["spread_hidden", "spread_visible"]
+    wanted += ["pa_limbs_mode", "pa_limbs_detector", "energy_score", "mpjpe_mean"]
+    wanted = sorted({m.replace("off90", "cover90") for m in wanted} - PEER)
+    parts = []
+    for item in variants(study, "smoke"):
+        for seed in range(seeds):
+            table = pd.DataFrame(80 + rng.normal(size=(images, len(wanted))), columns=wanted)
+            cover = [name for name in wanted if name.startswith("cover")]
+            table[cover] = 0.9 + 0.1 * rng.normal(size=(images, len(cover)))
+            table = table + (shift or {}).get(item.name, 0.0)
+            about = {"variant": item.name, "seed": seed, "key": item.seeded(seed).key}
+            parts.append(table.assign(**about, image=range(images)))
+    return pd.concat(parts, ignore_index=True)
+
+
+# ------------------------------------------------------------------------- the list
+
+
+@pytest.mark.parametrize("topic", claims.by_topic())
+def test_claims_name_variants_that_exist(topic):
+    known = {item.name for item in variants(claims.study_of(topic), "laptop")}
+    known = {"few", "many"} if topic == "scarcity" else known
+    for claim in claims.on(topic):
+        assert {claim.variant, claim.reference} - {None} <= known
+        assert claim.variant != claim.reference
+
+
+def test_claims_name_metrics_that_are_measured():
+    source = inspect.getsource(measures)
+    for _, claim in ALL:
+        name = claim.metric.removeprefix("paper_").replace("off90", "cover90")
+        stems = {
+            "mpjpe": "mpjpe", "pa_mpjpe": "pa_mpjpe", "pve": "pve", "energy": "energy_",
+            "pixels": "pixels_", "spread_hidden": "spread_hidden", "cover90": "cover",
+            "spread_visible": "spread_visible", "percent_inside": "percent_inside",
+            "mask_distance": "mask_distance",
+        }  # fmt: skip
+        if name in PEER or name == "nll":
+            continue
+        assert any(name.startswith(start) and stem in source for start, stem in stems.items())
+
+
+def test_no_claim_is_there_twice():
+    keys = [(topic, c.variant, c.reference, c.metric, c.direction) for topic, c in ALL]
+    assert len(set(keys)) == len(keys)
+    assert len(keys) > 80
+
+
+def test_every_study_has_claims():
+    assert {claims.study_of(topic) for topic in claims.by_topic()} == set(STUDIES)
+
+
+def test_a_claim_with_a_margin_is_not_refuted_for_being_small():
+    for _, claim in ALL:
+        assert (claim.margin == 0) != (claim.smallest == 0)
+
+
+def test_unknown_topics():
+    with pytest.raises(ValueError, match="no claims on 'speed'; there are: accuracy, consistency"):
+        claims.judge("speed", pd.DataFrame())
+
+
+# ------------------------------------------------------------------------- their tests
+
+
+def test_gains_are_reproduced_and_losses_are_not(rng):
+    shift = {"mmd": -5.0, "mask": -5.0, "prohmr": 8.0, "box": 4.0}
+    found = claims.judge("components", rows_of("components", rng, shift=shift))
+    found = found.set_index("test")["verdict"]
+    assert found["mpjpe_best: mmd - realnvp < 0"] == "reproduced"
+    assert found["mpjpe_best: box - prohmr < 0"] == "reproduced"
+    assert found["mpjpe_best: mask - mmd within ±2"] == "reproduced"
+    assert found["mpjpe_best: realnvp - pose < 0"] != "reproduced"
+
+
+def test_a_small_gain_counts_as_none(rng):
+    rows = rows_of("components", rng, shift={"mmd": -0.1}, images=1000)
+    found = claims.judge("components", rows).set_index("test")["verdict"]
+    assert found["mpjpe_best: mmd - realnvp < 0"] == "not reproduced"
+
+
+def test_one_seed_supports_no_verdict(rng):
+    few, many = (rows_of(study, rng, seeds=1) for study in ("few", "many"))
+    table = claims.judge("scarcity", claims.scarcity(few, many))
+    assert set(table["verdict"]) == {"unclear"}
+
+
+def test_gains_where_labels_are_scarce(rng):
+    few = rows_of("few", rng, shift={"heatmaps": -9.0})
+    many = rows_of("many", rng, shift={"heatmaps": -3.0})
+    table = claims.judge("scarcity", claims.scarcity(few, many))
+    assert set(table["verdict"]) == {"reproduced"}
+    assert table["estimate"].between(-7, -5).all()
+
+
+def test_all_topics_at_once(rng):
+    table = claims.judge_all({study: rows_of(study, rng) for study in STUDIES})
+    assert list(table["topic"].unique()) == list(claims.by_topic())
+    assert len(table) == len(ALL)
+    tally = claims.tally(table)
+    assert list(tally) == ["reproduced", "not reproduced", "unclear"]
+    assert sum(tally.values()) == len(ALL)
+
+
+# ------------------------------------------------------------------------- shared runs
+
+
+def test_variants_that_share_runs_are_kept_apart(rng):
+    rows = rows_of("switches", rng)
+    alone = set(claims.independent(rows, "mmd", "focal")["variant"])
+    assert alone == {"mmd", "focal"}
+    others = set(claims.independent(rows, "mmd", "adam")["variant"])
+    assert {"mmd", "adam", "official"} <= others
+    assert not {"focal", "last"} & others
+    assert "last" in set(claims.independent(rows, "last", "adam")["variant"])
+    assert "mmd" not in set(claims.independent(rows, "last", "adam")["variant"])
+
+
+def test_without_keys_every_variant_is_its_own_run(rng):
+    rows = rows_of("switches", rng).drop(columns="key")
+    assert claims.independent(rows, "mmd", "focal").equals(rows)
+
+
+def test_effects_have_one_line_per_variant_and_metric(rng):
+    rows = rows_of("switches", rng, shift={"official": 4.0})
+    table = claims.effects(rows, "mmd", ["mpjpe_best", "energy_score"])
+    assert len(table) == 2 * (rows["variant"].nunique() - 1)
+    line = table.set_index(["variant", "metric"]).loc[("official", "mpjpe_best")]
+    assert line["low"] < 4 < line["high"]
+    assert line["seeds"] == 3
+
+
+# ------------------------------------------------------------------------- derived columns
+
+
+def test_derived_columns():
+    rows = pd.DataFrame(
+        {
+            "spread_hidden": [200.0, 100.0],
+            "spread_visible": [100.0, 100.0],
+            "pa_limbs_mode": [90.0, 90.0],
+            "pa_limbs_detector": [100.0, 80.0],
+            "energy_score": [70.0, 70.0],
+            "mpjpe_mean": [90.0, 60.0],
+            "cover90_z_hidden": [1.0, np.nan],
+        }
+    )
+    found = claims.derived(rows)
+    assert list(found["spread_gap"]) == [100, 0]
+    np.testing.assert_allclose(found["spread_ratio"], [np.log(2), 0])
+    assert list(found["over_detector"]) == [-10, 10]
+    assert list(found["over_mean"]) == [-20, 10]
+    np.testing.assert_allclose(found["off90_z_hidden"], [0.1, np.nan])
+    assert "off90_z_hidden" not in rows
+
+
+def test_a_claim_about_one_variant():
+    found = [c for c in claims.on("accuracy") if c.metric == "over_mean"]
+    text = "a distribution says more than its mean pose"
+    assert found == [
+        Claim(text, "control", "mask", None, "over_mean", "lower", margin=0.0, smallest=0.5)
+    ]
+
+
+def test_the_least_difference_that_counts_depends_on_the_metric():
+    least = {c.metric: c.smallest for _, c in ALL if not c.margin}
+    assert least["paper_mask_distance"] == 0.02
+    assert least["mpjpe_best"] == least["percent_inside"] == 0.5
