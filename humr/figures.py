@@ -16,6 +16,7 @@ from humr import metrics, photos, rendering
 from humr.bodies import Body
 from humr.cameras import Crop
 from humr.detectors import GRID
+from humr.diagrams import COLOURS
 from humr.mesh import People
 from humr.posterior import Posterior
 from humr.skeletons import COCO17, Skeleton
@@ -166,19 +167,24 @@ def heatmap_beside_projections(
 ) -> None:
     """Show the heatmap of one joint, and where 100 hypotheses project it."""
     window = window_of_joint(posterior, body, joint)
-    name = COCO17.names[joint].replace("_", " ")
-    detection = posterior.detection
-    picture(left, window.faded, f"heatmap: {name}")
-    size = window.image.shape[0]
+    heatmap(left, posterior, window, joint)
+    projections(right, posterior, body, window, joint)
+
+
+def heatmap(ax: Axes, posterior: Posterior, window: Window, joint: int) -> Axes:
+    """Lay the heatmap of one joint over a picture; its colours end at its own maximum."""
+    detection, size = posterior.detection, window.image.shape[0]
     grid = (torch.arange(size) + 0.5) / size * 2 - 1
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).flatten(0, 1)
     cells = GRID.from_crop(detection.crop.to_crop(window.crop.to_image(points)))
     where = ((cells + 0.5) / 32 - 1).reshape(1, size, size, 2)
-    heatmap = detection.heatmaps[joint][None, None].to(where)
-    values = torch.nn.functional.grid_sample(heatmap, where, align_corners=False)[0, 0].numpy()
-    left.imshow(values, cmap="inferno", alpha=np.clip(values / values.max(), 0, 1))
-    projections(right, posterior, body, window, joint)
-    left.set(xlim=(0, size), ylim=(size, 0))
+    heat = detection.heatmaps[joint][None, None].to(where)
+    values = torch.nn.functional.grid_sample(heat, where, align_corners=False)[0, 0].numpy()
+    name = COCO17.names[joint].replace("_", " ")
+    picture(ax, window.faded, f"heatmap: {name}")
+    ax.imshow(values, cmap="inferno", alpha=np.clip(values / values.max(), 0, 1))
+    ax.set(xlim=(0, size), ylim=(size, 0))
+    return ax
 
 
 def projections(
@@ -189,7 +195,7 @@ def projections(
     points = posterior.pixels(posterior.keypoints(body)[:limit])
     picture(ax, window.faded, f"{name}: {len(points)} hypotheses")
     x, y = window.pixels(points[:, joint]).numpy().T
-    ax.scatter(x, y, s=7, color="tab:blue", edgecolors="white", linewidths=0.3)
+    ax.scatter(x, y, s=7, color=COLOURS["predicted"], edgecolors="white", linewidths=0.3)
     size = window.image.shape[0]
     ax.set(xlim=(0, size), ylim=(size, 0))
     return ax
