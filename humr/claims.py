@@ -96,13 +96,15 @@ def independent(rows: pd.DataFrame, *keep: str) -> pd.DataFrame:
     A network that is evaluated in two ways does not vary as two trainings do, which is what
     intervals assume (`comparisons.differences`). If two to keep share runs, only they are left.
     """
-    pairs = rows[["variant", *rows.columns.intersection(["key"])]].drop_duplicates()
-    training = pairs["key"].str.partition("-")[0] if "key" in rows else pairs["variant"]
-    runs = training.groupby(pairs["variant"], sort=False).agg(set)
-    kept = [name for name in runs.index if name in keep]
+    runs: dict[str, set[str]] = {}
+    about = ["variant", "key"] if "key" in rows else ["variant", "variant"]
+    for variant, key in rows.loc[:, about].drop_duplicates().itertuples(index=False, name=None):
+        name = key.partition("-")[0] if "key" in rows else key
+        runs.setdefault(variant, set()).add(name)
+    kept = [name for name in runs if name in keep]
     if not any(runs[a] & runs[b] for a in kept for b in kept if a != b):
-        for name in runs.index.drop(kept):
-            if not any(runs[name] & runs[other] for other in kept):
+        for name in runs:
+            if name not in kept and not any(runs[name] & runs[other] for other in kept):
                 kept.append(name)
     return rows if len(kept) == len(runs) else rows.loc[rows["variant"].isin(kept)]
 
@@ -133,7 +135,7 @@ def judge(topic: str, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows if topic == "scarcity" else derived(rows)
     parts = []
     for claim in found:
-        part = rows[[*KEYS, *rows.columns.intersection(["key"]), claim.metric]]
+        part = rows.loc[:, [*KEYS, *rows.columns.intersection(["key"]), claim.metric]]
         compared = [name for name in (claim.variant, claim.reference) if name]
         parts.append(verdicts(independent(part, *compared), [claim]))
     return pd.concat(parts, ignore_index=True)
@@ -154,5 +156,5 @@ def judge_all(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def tally(table: pd.DataFrame) -> dict[str, int]:
     """Count the verdicts, also those that nobody got."""
-    names = ("reproduced", "not reproduced", "unclear")
-    return {name: int((table["verdict"] == name).sum()) for name in names}
+    verdict = list(table["verdict"])
+    return {name: verdict.count(name) for name in ("reproduced", "not reproduced", "unclear")}
