@@ -9,7 +9,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from humr.variants import STUDIES, Variant, variant, variants
 
 RESULTS = DATA / "results"
 KEYS = ["variant", "seed", "key", "seconds", "steps"]
+Measured = Callable[[Variant, str], pd.DataFrame]  # rows of one finished run, in a profile
 
 
 def rows(study: str, profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
@@ -43,44 +44,72 @@ def rows(study: str, profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
         profile_name: decides sizes and seeds.
         fresh: ignore the committed results and train whatever is missing.
     """
-    published = None if fresh else _published(study, profile_name)
+    table, missing = gather(
+        study, variants(study, profile_name), profile_name, evaluated, fresh=fresh
+    )
+    if missing:
+        say(f"{study}: {missing} runs are missing; to make them: python3 -m humr study {study}")
+    return table
+
+
+def gather(
+    product: str,
+    items: Sequence[Variant],
+    profile_name: str,
+    measured: Measured,
+    *,
+    fresh: bool = False,
+) -> tuple[pd.DataFrame, int]:
+    """Return what is measured of all variants and seeds, and how many runs are missing.
+
+    Args:
+        product: name of the committed results, e.g. that of a study.
+        items: variants; each with all seeds of the profile.
+        profile_name: decides sizes and seeds.
+        measured: makes the rows of one finished run; `evaluated`, or another measurement.
+        fresh: as in `rows`, which also says when runs are trained.
+    """
+    published = None if fresh else _published(product, profile_name)
     seeds, parts, missing = range(profile(profile_name).seeds), [], 0
-    for item in variants(study, profile_name):
+    for item in items:
         jobs = [item.seeded(seed) for seed in seeds]
         found = {
-            job.key: part for job in jobs if len(part := _found(job, profile_name, published))
+            job.key: part
+            for job in jobs
+            if len(part := _found(job, profile_name, published, measured))
         }
         if fresh or not found:
             absent = [job for job in jobs if job.key not in found]
-            found |= {job.key: measure(job, profile_name) for job in absent}
+            found |= {job.key: measure(job, profile_name, measured) for job in absent}
         missing += len(jobs) - len(found)
         parts += [part.assign(variant=item.name) for part in found.values()]
-    if missing:
-        say(f"{study}: {missing} runs are missing; to make them: python3 -m humr study {study}")
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True), missing
 
 
-def _found(job: Variant, profile_name: str, published: pd.DataFrame | None) -> pd.DataFrame:
+def _found(
+    job: Variant, profile_name: str, published: pd.DataFrame | None, measured: Measured
+) -> pd.DataFrame:
     """Rows of a finished run or of the committed results; empty if there are none."""
     if _is_done(job):
-        return _evaluated(job, profile_name)
+        return measured(job, profile_name)
     return pd.DataFrame() if published is None else published[published["key"] == job.key]
 
 
-def measure(job: Variant, profile_name: str) -> pd.DataFrame:
+def measure(job: Variant, profile_name: str, measured: Measured) -> pd.DataFrame:
     """Train and evaluate one variant with the seed that its run names."""
     experiments.train(job.run, name=job.name)
-    return _evaluated(job, profile_name)
+    return measured(job, profile_name)
 
 
 def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Humr:
     """Return a trained variant, training it first if need be."""
     job = variant(study, name, profile_name).seeded(seed)
     experiments.train(job.run, name=name)
-    return training.load_model(_checkpoint(job), experiments.build)[0]
+    return training.load_model(checkpoint(job), experiments.build)[0]
 
 
-def _checkpoint(job: Variant) -> Path:
+def checkpoint(job: Variant) -> Path:
+    """Name the weights of a variant, as `training.load_model` takes them."""
     return experiments.run_directory(job.run) / job.checkpoint
 
 
@@ -88,14 +117,20 @@ def _is_done(job: Variant) -> bool:
     return (experiments.run_directory(job.run) / "done.json").exists()
 
 
-def _evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
+def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
+    """Rows of one finished run: one per test image."""
     found = experiments.evaluated(
-        _checkpoint(job),
+        checkpoint(job),
         job.run.world,
         "test",
         hypotheses=profile(profile_name).hypotheses,
         default_focal=job.default_focal,
     )
+    return described(job, found)
+
+
+def described(job: Variant, found: pd.DataFrame) -> pd.DataFrame:
+    """Put in front of rows which run they are of, and what it cost."""
     done = json.loads((experiments.run_directory(job.run) / "done.json").read_text())
     about = {
         "variant": job.name,
@@ -118,25 +153,26 @@ def _published(study: str, profile_name: str) -> pd.DataFrame | None:
 
 def publish(study: str, profile_name: str) -> Path:
     """Store the rows of all finished jobs, in half precision, with where they come from."""
-    jobs = _jobs([study], profile_name)
+    return store(study, _all(study, profile_name), profile_name, evaluated)
+
+
+def store(product: str, jobs: Sequence[Variant], profile_name: str, measured: Measured) -> Path:
+    """Store what is measured of all finished jobs: `publish` for any measurement."""
+    jobs = list({job.key: job for job in jobs}.values())
     done = [job for job in jobs if _is_done(job)]
     if not done:
-        raise FileNotFoundError(f"no run of study {study!r} is finished; run it first")
-    names = {v.key: v.name for v in _all(study, profile_name)}
-    table = pd.concat(
-        [_evaluated(job, profile_name).assign(variant=names[job.key]) for job in done],
-        ignore_index=True,
-    )
+        raise FileNotFoundError(f"no run of study {product!r} is finished; run it first")
+    table = pd.concat([measured(job, profile_name) for job in done], ignore_index=True)
     floats = table.select_dtypes("float").columns.difference(KEYS)
     table = table.astype(dict.fromkeys(floats, np.float16))
-    path = RESULTS / f"{profile_name}-{study}.parquet"
+    path = RESULTS / f"{profile_name}-{product}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     table.to_parquet(part, compression="zstd", compression_level=15, index=False)
     part.replace(path)
     about = {
         **provenance(),
-        "study": study,
+        "study": product,
         "profile": profile_name,
         "runs": len(done),
         "missing": len(jobs) - len(done),
@@ -149,13 +185,17 @@ def publish(study: str, profile_name: str) -> Path:
 
 
 def _trained(job: Variant) -> str:
-    about = json.loads(_checkpoint(job).with_suffix(".json").read_text())
+    about = json.loads(checkpoint(job).with_suffix(".json").read_text())
     return f"git {about['git']}, {about['device']}"
 
 
 def _all(study: str, profile_name: str) -> list[Variant]:
-    seeds = range(profile(profile_name).seeds)
-    return [v.seeded(seed) for seed in seeds for v in variants(study, profile_name)]
+    return seeded(variants(study, profile_name), profile_name)
+
+
+def seeded(items: Sequence[Variant], profile_name: str) -> list[Variant]:
+    """List variants with every seed of the profile, seed by seed."""
+    return [item.seeded(seed) for seed in range(profile(profile_name).seeds) for item in items]
 
 
 def _jobs(studies: Iterable[str], profile_name: str) -> list[Variant]:
@@ -197,7 +237,7 @@ def _quiet_worker() -> None:
 
 def _work(jobs: list[Variant], profile_name: str) -> None:
     for job in jobs:
-        measure(job, profile_name)
+        measure(job, profile_name, evaluated)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

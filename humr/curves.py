@@ -1,0 +1,155 @@
+r"""Curves over the number of hypotheses: best of N and energy score, for Figure S1.
+
+The best of N falls with N whatever the model; the energy score (of `metrics.energy_score`) does
+not depend on N, apart from noise. Both are measured once per finished run, kept in
+`runs/evaluations`, and stored by ``python -m humr.curves laptop`` in `data/results` beside the
+rows of the studies, so that the notebook opens with them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from humr import evaluation, experiments, studies, training, world
+from humr.bodies import Body, load_body
+from humr.comparisons import ONE_SEED, means
+from humr.datasets import Records
+from humr.diagrams import COLOURS
+from humr.environment import say
+from humr.files import digest
+from humr.mesh import Humr
+from humr.paths import ROOT, RUNS
+from humr.profiles import PROFILES
+from humr.variants import Variant, variant
+
+PRODUCT, STUDY = "curves", "components"
+MODELS = ("prohmr", "realnvp", "mask")  # of the study: the baseline, its better flow, all of HuMR
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+SIZES = {"smoke": (4, 20)}  # test images, hypotheses
+SIZE = (200, 1000)  # in all other profiles
+ENERGY_BATCH = 10  # images whose hypotheses are held at once
+
+
+def rows(profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
+    """Return one row per model, seed, test image and number of hypotheses n.
+
+    Finished runs and committed results are found, or made, as in `studies.rows`. Columns: those of
+    `studies.rows` that say which run it is, those of `evaluation.curve`, and `energy_score`.
+    """
+    items = [variant(STUDY, name, profile_name) for name in MODELS]
+    table, missing = studies.gather(PRODUCT, items, profile_name, measured, fresh=fresh)
+    if missing:
+        say(f"{PRODUCT}: {missing} runs are missing; to make them: python3 -m humr study {STUDY}")
+    return table
+
+
+def publish(profile_name: str) -> Path:
+    """Store the curves of all finished runs, with where they come from."""
+    items = [variant(STUDY, name, profile_name) for name in MODELS]
+    return studies.store(PRODUCT, studies.seeded(items, profile_name), profile_name, measured)
+
+
+def measured(job: Variant, profile_name: str) -> pd.DataFrame:
+    """Rows of one finished run; measured once for the same weights, world and code."""
+    images, hypotheses = SIZES.get(profile_name, SIZE)
+    checkpoint, config = studies.checkpoint(job), job.run.world
+    code = [ROOT / "humr" / f"{m}.py" for m in (*experiments.EVALUATING, PRODUCT)]
+    parts = [checkpoint.with_suffix(".safetensors"), *code]
+    name = "".join(map(digest, parts)) + f" {world.directory(config).name} {images} {hypotheses}"
+    path = RUNS / "evaluations" / f"curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
+    if not path.exists():
+        model, _ = training.load_model(checkpoint, experiments.build)
+        world.generate(config, splits=["test"])
+        records = world.load(config, "test")[slice(0, images)]
+        counts = [n for n in COUNTS if n <= hypotheses]
+        experiments.write_rows(path, curve(model, load_body("small"), records, counts))
+    return studies.described(job, pd.read_parquet(path))
+
+
+def curve(
+    model: Humr, body: Body, records: Records, counts: Sequence[int], *, seed: int = 0
+) -> pd.DataFrame:
+    """Measure best of n and energy score (mm) for every n in `counts`: a row per image and n."""
+    best = evaluation.curve(model, body, records, counts, seed=seed)
+    energy = energy_by_count(model, body, records, counts, seed=seed)
+    return best.merge(energy, on=["image", "n"], validate="one_to_one")
+
+
+@torch.no_grad()
+def energy_by_count(
+    model: Humr, body: Body, records: Records, counts: Sequence[int], *, seed: int = 0
+) -> pd.DataFrame:
+    """Measure the energy score of n hypotheses, the mode and n - 1 random ones; mm.
+
+    As in the other tables the mode does not count unless it is alone: then it is a point forecast,
+    whose energy score is its MPJPE. For n = 2 the score of a single random hypothesis says nothing
+    about the distribution: NaN.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = model.flow.mean.device
+    parts = []
+    for start in range(0, len(records), ENERGY_BATCH):
+        some = records[slice(start, start + ENERGY_BATCH)]
+        batch = some.batch(samples=max(1, model.heatmap_samples), generator=generator).to(device)
+        drawn = model.sample(batch, max(max(counts) - 1, 1), generator=generator)
+        for n in counts:
+            chosen = type(drawn)(drawn.mode, drawn.samples[:, : max(n - 1, 1)])
+            score, error = evaluation.energy_of(chosen, batch, body)
+            value = error if n == 1 else score if n > 2 else torch.full_like(score, torch.nan)
+            image = range(start, start + len(value))
+            parts.append(pd.DataFrame({"image": image, "n": n, "energy_score": 1e3 * value.cpu()}))
+    return pd.concat(parts, ignore_index=True)
+
+
+# ----------------------------------------------------------------------- tables and pictures
+
+
+def means_by(rows: pd.DataFrame, column: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """Means with intervals (`comparisons.means`) for each value of a column, e.g. n."""
+    parts = []
+    for value, part in rows.groupby(column, sort=True):
+        defined = [name for name in metrics if len(part[name].dropna())]
+        parts.append(means(part, defined).assign(**{column: value}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def band(
+    ax: Axes, table: pd.DataFrame, metric: str, *, x: str = "n", role: str, label: str
+) -> Axes:
+    """Draw one metric of one model against a column, with its interval as a band.
+
+    Args:
+        ax: axes, whose x axis becomes logarithmic.
+        table: rows of `comparisons.means` with a column `x`, one per value of it.
+        metric: a column of the rows that were averaged.
+        x: what runs from left to right.
+        role: colour, see `diagrams.COLOURS`.
+        label: for the legend. Where there is a single seed the marks are hollow: the band is over
+            the choice of test images only.
+    """
+    part = table.query("metric == @metric").sort_values(x)
+    if part.empty or part[x].duplicated().any():
+        raise ValueError(f"one row per {x} expected for {metric!r}; got {len(part)} rows: filter")
+    colour, hollow = COLOURS[role], set(part["note"]) == {ONE_SEED}
+    face = "white" if hollow else colour
+    ax.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
+    ax.plot(part[x], part["estimate"], "o-", color=colour, markerfacecolor=face, label=label)
+    ax.set_xscale("log")
+    return ax
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and store the curves of all finished runs of a profile."""
+    parser = argparse.ArgumentParser(prog="humr.curves", description=main.__doc__)
+    parser.add_argument("profile", choices=list(PROFILES))
+    say(f"wrote {publish(parser.parse_args(arguments).profile).name}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
