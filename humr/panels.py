@@ -25,6 +25,7 @@ from humr.losses import inside_mask, mask_penalised
 from humr.posterior import Posterior
 from humr.skeletons import COCO17
 
+Row = Sequence[Axes] | np.ndarray  # of axes
 WIDTH = 9.0  # inches, of all figures
 PAIR = ("predicted", "wrong")  # roles whose colours two hypotheses get
 ENDS = ("left_wrist", "right_wrist", "left_ankle", "right_ankle")
@@ -52,7 +53,7 @@ def finding(fig: Figure, text: str) -> None:
 
 
 def window_of(
-    posterior: Posterior, points_image: Sequence[Float[Tensor, "points 2"]], *, widest: float = 2.0
+    posterior: Posterior, points_image: Sequence[Float[Tensor, "_ 2"]], *, widest: float = 2.0
 ) -> Window:
     """Return a window that holds the box and nearly all points of every set."""
     crop = posterior.batch.crop
@@ -131,7 +132,7 @@ def detected(ax: Axes, window: Window, posterior: Posterior, title: str) -> Axes
     return fix(ax, window)
 
 
-def opposite(axes: Sequence[Axes], posterior: Posterior, body: Body, joint: int) -> Window:
+def opposite(axes: Row, posterior: Posterior, body: Body, joint: int) -> Window:
     """Show a picture, two hypotheses that disagree on a joint, and both from the side."""
     window = window_of(posterior, [posterior.projected(body, joint)])
     detected(axes[0], window, posterior, "picture, keypoints")
@@ -159,7 +160,7 @@ def side_by_side(bodies: Sequence[Tensor], tints: Sequence[Tensor], body: Body) 
     )  # fmt: skip
 
 
-def hypotheses(axes: Sequence[Axes], posterior: Posterior, body: Body, joint: int) -> Window:
+def hypotheses(axes: Row, posterior: Posterior, body: Body, joint: int) -> Window:
     """Show a picture and, in the other axes but the last, one hypothesis each."""
     window = window_of(posterior, [posterior.projected(body, joint)])
     detected(axes[0], window, posterior, "picture")
@@ -169,7 +170,7 @@ def hypotheses(axes: Sequence[Axes], posterior: Posterior, body: Body, joint: in
     return window
 
 
-def failure(axes: Sequence[Axes], case: Case, body: Body) -> Window:
+def failure(axes: Row, case: Case, body: Body) -> Window:
     """Show picture, mode coloured by spread, mode and truth (orange) from the side, one joint."""
     posterior = case.posterior
     points = posterior.projected(body, case.joint)
@@ -178,9 +179,7 @@ def failure(axes: Sequence[Axes], case: Case, body: Body) -> Window:
     spread = figures.spread_of(posterior.samples, body)
     colours = rendering.spread_colours(spread, vmax_mm=SPREAD_MM)
     detected(axes[0], window, posterior, "picture, keypoints")
-    figures.picture(
-        axes[1], window.overlay(mode, body, colours), f"mode; red: spread {1e-3 * SPREAD_MM:g} m"
-    )
+    figures.picture(axes[1], window.overlay(mode, body, colours), "mode; red: 0.4 m spread")
     moved = truth + (posterior.mode.joints(body) - case.people.joints(body))[0]
     tints = [tinted(mode, "predicted"), tinted(truth, "wrong")]
     figures.picture(axes[2], side_by_side([mode, moved], tints, body), "mode; truth in orange")
