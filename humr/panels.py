@@ -26,7 +26,8 @@ from humr.posterior import Posterior
 from humr.skeletons import COCO17
 
 Row = Sequence[Axes] | np.ndarray  # of axes
-WIDTH = 9.0  # inches, of all figures
+TITLE = 7.5  # points
+WIDTH = 7.2  # inches, of all figures
 PAIR = ("predicted", "wrong")  # roles whose colours two hypotheses get
 ENDS = ("left_wrist", "right_wrist", "left_ankle", "right_ankle")
 END_COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#D55E00")
@@ -48,8 +49,10 @@ def grid(rows: int, columns: int, *, height: float = 1.12) -> tuple[Figure, np.n
 
 
 def finding(fig: Figure, text: str) -> None:
-    """Write what a figure shows above it."""
-    fig.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    """Write what a figure shows above it, and all titles below small enough for their panels."""
+    fig.suptitle(text, x=0.01, ha="left", fontsize=9, fontweight="bold")
+    for ax in fig.axes:
+        ax.set_title(ax.get_title(plt.rcParams["axes.titlelocation"]), fontsize=TITLE)
 
 
 def window_of(
@@ -81,7 +84,7 @@ def dots(
     points = window.pixels(points_image)
     for chosen, role, marker in ((possible, "predicted", "o"), (~possible, "wrong", "^")):
         x, y = points[chosen].numpy().T
-        ax.scatter(x, y, s=9, marker=marker, color=COLOURS[role], edgecolors="white",
+        ax.scatter(x, y, s=7, marker=marker, color=COLOURS[role], edgecolors="white",
                    linewidths=0.3, zorder=3)  # fmt: skip
     return fix(ax, window)
 
@@ -89,7 +92,7 @@ def dots(
 def star(ax: Axes, window: Window, point_image: Float[Tensor, "2"]) -> Axes:
     """Mark the truth."""
     x, y = window.pixels(point_image[None])[0].tolist()
-    ax.plot(x, y, "*", color="gold", markersize=11, markeredgecolor="black", markeredgewidth=0.7,
+    ax.plot(x, y, "*", color="gold", markersize=9, markeredgecolor="black", markeredgewidth=0.7,
             zorder=4)  # fmt: skip
     return fix(ax, window)
 
@@ -120,7 +123,7 @@ def one_joint(
     dots(ax, window, points_image, possible)
     star(ax, window, case.truth[case.joint])
     share = 1.0 if possible is None else float(possible.float().mean())
-    ax.set_title(title if possible is None else f"{title}: {share:.0%}", fontsize=8)
+    ax.set_title(title if possible is None else f"{title}: {share:.0%} possible")
     return share
 
 
@@ -160,10 +163,18 @@ def side_by_side(bodies: Sequence[Tensor], tints: Sequence[Tensor], body: Body) 
     )  # fmt: skip
 
 
-def hypotheses(axes: Row, posterior: Posterior, body: Body, joint: int) -> Window:
+def hypotheses(
+    axes: Row,
+    posterior: Posterior,
+    body: Body,
+    joint: int,
+    *,
+    truth: Float[Tensor, "1 2"] | None = None,
+) -> Window:
     """Show a picture and, in the other axes but the last, one hypothesis each."""
-    window = window_of(posterior, [posterior.projected(body, joint)])
-    detected(axes[0], window, posterior, "picture")
+    points = [posterior.projected(body, joint)]
+    window = window_of(posterior, points if truth is None else [*points, truth])
+    detected(axes[0], window, posterior, "picture, keypoints")
     for i, ax in enumerate(axes[1:-1]):
         vertices = posterior.samples[i].vertices(body)
         figures.picture(ax, window.overlay(vertices, body), f"hypothesis {i + 1}")
@@ -183,7 +194,7 @@ def failure(axes: Row, case: Case, body: Body) -> Window:
     moved = truth + (posterior.mode.joints(body) - case.people.joints(body))[0]
     tints = [tinted(mode, "predicted"), tinted(truth, "wrong")]
     figures.picture(axes[2], side_by_side([mode, moved], tints, body), "mode; truth in orange")
-    one_joint(axes[3], window, case, points, f"{case.name}, possible")
+    one_joint(axes[3], window, case, points, case.name)
     return window
 
 
