@@ -127,11 +127,12 @@ def dumbbells(
     names = tables[0]["variant"]
     values = np.array([table["estimate"] for table in tables], float)
     for row, (low, high) in enumerate(zip(values.min(0), values.max(0), strict=True)):
-        ax.plot([low, high], [row, row], color="0.8", linewidth=3, zorder=1)
-    colours = [COLOURS[role] for role in ("predicted", "wrong", "other", "good")]
-    for colour, table in zip(colours, tables, strict=False):
+        ax.plot([low, high], [row, row], color="0.9", linewidth=6, zorder=1)
+    colours = [COLOURS[role] for role in ("predicted", "other", "good", "target")]
+    beside = 0.14 * (np.arange(len(tables)) - (len(tables) - 1) / 2)  # intervals may overlap
+    for colour, table, shift in zip(colours, tables, beside, strict=False):
         for row, line in enumerate(table.to_dict("records")):
-            _mark(ax, row, line, colour)
+            _mark(ax, row + shift, line, colour)
     keys = [
         Line2D([], [], color=colour, marker="o", linewidth=0, label=label)
         for colour, label in zip(colours, metrics.values(), strict=False)
@@ -165,7 +166,7 @@ def _colour(line: Mapping, metric: str) -> str:
     return COLOURS[role[int(better(metric) * np.sign(line["estimate"]))]]
 
 
-def _mark(ax: Axes, row: int, line: Mapping, colour: str) -> None:
+def _mark(ax: Axes, row: float, line: Mapping, colour: str) -> None:
     """One estimate with its interval; hollow if a single seed is all there is."""
     ax.plot([line["low"], line["high"]], [row, row], color=colour, zorder=2)
     face = "white" if line.get("note") == ONE_SEED else colour
