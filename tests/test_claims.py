@@ -6,6 +6,7 @@ import pytest
 
 from humr import claims, measures
 from humr.comparisons import Claim
+from humr.paths import DATA
 from humr.variants import STUDIES, variants
 
 ALL = [(topic, claim) for topic, found in claims.by_topic().items() for claim in found]
@@ -74,6 +75,19 @@ def test_a_claim_with_a_margin_is_not_refuted_for_being_small():
 def test_unknown_topics():
     with pytest.raises(ValueError, match="no claims on 'speed'; there are: accuracy, consistency"):
         claims.judge("speed", pd.DataFrame())
+
+
+def test_switches_name_variants_that_exist():
+    board = pd.read_csv(DATA / "switches.csv", keep_default_na=False)
+    assert {"H1", "H1b", "H1c", "H1d", "H1e", "H2", "H3", "H4", "H5", "H6", "H7", "H8"} <= set(
+        board["id"]
+    )
+    switched = board[board["study"] != ""]
+    for line in switched.to_dict("records"):
+        known = {item.name for item in variants(line["study"], "laptop")}
+        assert {line["variant"], line["reference"]} <= known
+    every = {item.name for item in variants("switches", "laptop")} - {"mmd"}
+    assert every <= set(switched["variant"])
 
 
 # ------------------------------------------------------------------------- their tests
