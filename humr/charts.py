@@ -100,7 +100,7 @@ def forest(
     table = _of_metric(differences, metric)
     for row, line in enumerate(table.to_dict("records")):
         colour = _colour(line, metric) if "reference" in table else COLOURS["predicted"]
-        _mark(ax, row, line, colour)
+        _mark(ax, float(row), line, colour)
     ax.axvline(origin, color=COLOURS["target"], linewidth=1, zorder=0)
     way = {-1: "  (← better)", 0: "", 1: "  (better →)"}
     arrow = way[better(metric)] if "reference" in table else ""
@@ -132,7 +132,7 @@ def dumbbells(
     beside = 0.14 * (np.arange(len(tables)) - (len(tables) - 1) / 2)  # intervals may overlap
     for colour, table, shift in zip(colours, tables, beside, strict=False):
         for row, line in enumerate(table.to_dict("records")):
-            _mark(ax, row + shift, line, colour)
+            _mark(ax, row + float(shift), line, colour)
     keys = [
         Line2D([], [], color=colour, marker="o", linewidth=0, label=label)
         for colour, label in zip(colours, metrics.values(), strict=False)
