@@ -102,7 +102,7 @@ def forest(
         colour = _colour(line, metric) if "reference" in table else COLOURS["predicted"]
         _mark(ax, float(row), line, colour)
     ax.axvline(origin, color=COLOURS["target"], linewidth=1, zorder=0)
-    way = {-1: "  (← better)", 0: "", 1: "  (better →)"}
+    way = {-1: "\n← better", 0: "", 1: "\nbetter →"}
     arrow = way[better(metric)] if "reference" in table else ""
     ax.set_xlabel(quantity(metric) + arrow)
     return _name_rows(ax, table["variant"], labels)
