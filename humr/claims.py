@@ -7,7 +7,8 @@ own differences, on 3DPW / EMDB. The source names the place in the paper (letter
 
 Limits were fixed before the results of these studies were looked at (but after a prototype).
 Margins: 2 mm where the paper sees little influence (its changes are below 0.4 mm, of an error half
-as large), 1 mm for "no benefit". And a gain whose interval lies within `SMALLEST` counts as none. An interval that straddles its limit is "unclear".
+as large), 1 mm for "no benefit". And a gain whose interval lies within `SMALLEST` counts as none.
+An interval that straddles its limit is "unclear".
 """
 
 from collections.abc import Mapping, Sequence
