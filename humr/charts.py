@@ -125,6 +125,10 @@ def dumbbells(
     """
     tables = [_of_metric(means, metric) for metric in metrics]
     names = tables[0]["variant"]
+    if any(list(table["variant"]) != list(names) for table in tables):
+        raise ValueError(
+            "the variants of all metrics must come in the same order; sort by variant"
+        )
     values = np.array([table["estimate"] for table in tables], float)
     for row, (low, high) in enumerate(zip(values.min(0), values.max(0), strict=True)):
         ax.plot([low, high], [row, row], color="0.9", linewidth=6, zorder=1)

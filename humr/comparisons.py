@@ -271,7 +271,7 @@ def verdicts(rows: pd.DataFrame, claims: Sequence[Claim], *, level: float = 0.95
 
 
 def _check_variant(rows: pd.DataFrame, name: str) -> None:
-    if name not in set(rows["variant"]):
+    if name not in rows["variant"].unique():
         raise ValueError(
             f"no variant {name!r} in rows; there are: {', '.join(rows['variant'].unique())}"
         )

@@ -29,6 +29,7 @@ from humr.variants import STUDIES, Variant, variant, variants
 
 RESULTS = DATA / "results"
 KEYS = ["variant", "seed", "key", "seconds", "steps"]
+PRECISE = ["log_det", "nll"]  # columns that stay in single precision when they are committed
 Measured = Callable[[Variant, str], pd.DataFrame]  # rows of one finished run, in a profile
 
 
@@ -163,7 +164,7 @@ def store(product: str, jobs: Sequence[Variant], profile_name: str, measured: Me
     if not done:
         raise FileNotFoundError(f"no run of study {product!r} is finished; run it first")
     table = pd.concat([measured(job, profile_name) for job in done], ignore_index=True)
-    floats = table.select_dtypes("float").columns.difference(KEYS)
+    floats = table.select_dtypes("float").columns.difference([*KEYS, *PRECISE])
     table = table.astype(dict.fromkeys(floats, np.float16))
     path = RESULTS / f"{profile_name}-{product}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)

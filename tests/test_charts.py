@@ -143,3 +143,19 @@ def test_two_references_in_one_table_are_refused(ax, differences):
 )
 def test_metrics_have_names_and_units(metric, words):
     assert charts.quantity(metric) == words
+
+
+def test_dumbbells_refuse_metrics_in_different_orders():
+    means = pd.DataFrame(
+        {
+            "variant": ["a", "b", "b", "a"],
+            "metric": ["x", "x", "y", "y"],
+            "estimate": [1.0, 2.0, 3.0, 4.0],
+            "low": [0.0] * 4,
+            "high": [5.0] * 4,
+            "seeds": [3] * 4,
+            "note": [""] * 4,
+        }
+    )
+    with pytest.raises(ValueError, match="same order"):
+        charts.dumbbells(plt.figure().subplots(), means, {"x": "X", "y": "Y"})
