@@ -28,7 +28,7 @@ SIDE_COLOURS = {"left_": "tab:blue", "right_": "tab:orange"}
 
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
     """Show an image without ticks."""
-    ax.imshow(image, interpolation="nearest")
+    ax.imshow(image, interpolation="antialiased")
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.set_title(title, fontsize=9)

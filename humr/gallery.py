@@ -221,6 +221,11 @@ class Gallery:
         config = from_dict(World, about["world"])
         return cls(config, pd.DataFrame(about["cases"]), projections, about["shipped"])
 
+    @property
+    def current(self) -> bool:
+        """Whether the choices were made with today's shipped checkpoint."""
+        return self.shipped == _hash_of_shipped()
+
     def rows(self, figure: str) -> list[int]:
         """Numbers of the cases of one figure."""
         return [i for i, f in enumerate(self.cases.figure) if figure in f.split(", ")]

@@ -27,7 +27,7 @@ from humr.skeletons import COCO17
 
 Row = Sequence[Axes] | np.ndarray  # of axes
 TITLE = 7.5  # points
-WIDTH = 7.2  # inches, of all figures
+WIDTH = 6.9  # inches, of all figures
 PAIR = ("predicted", "wrong")  # roles whose colours two hypotheses get
 ENDS = ("left_wrist", "right_wrist", "left_ankle", "right_ankle")
 END_COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#D55E00")

@@ -112,6 +112,7 @@ def test_cases_belong_to_the_figures_that_share_them(small):
 
 def test_the_committed_gallery_is_complete():
     kept = Gallery.read(gallery.COMMITTED)
+    assert kept.current, "the shipped checkpoint is newer: python -m humr.gallery laptop"
     assert set(kept.projections) == set(gallery.MODELS)
     assert all(p.isfinite().all() for p in kept.projections.values())
     assert {len(p) for p in kept.projections.values()} == {len(kept.cases)}
