@@ -1,4 +1,4 @@
-r"""Heatmaps as distributions: calibrate, sample, summarise, find regions, fit a Gaussian.
+"""Heatmaps as distributions: calibrate, sample, summarise, find regions.
 
 Cells are counted by flat index (row by row) or by cell coordinates (column, row), where whole
 numbers are the middles of cells. `HeatmapGrid` ties cell coordinates to crop coordinates.
@@ -53,18 +53,23 @@ class HeatmapGrid:
         return like.new_tensor([self.width, self.height])
 
 
-def normalise(
-    heatmaps: Float[Tensor, "*batch height width"],
-) -> Float[Tensor, "*batch height width"]:
-    """Divide by the sum, so that the cells of each heatmap are probabilities."""
-    total = heatmaps.sum((-2, -1), keepdim=True)
-    if not bool((total > 0).all() & total.isfinite().all() & (heatmaps >= 0).all()):
+def mass(heatmaps: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch"]:
+    """Return the sum of each heatmap; refuse what is no heatmap."""
+    total = heatmaps.sum((-2, -1))
+    if not bool((total > 0).all() & total.isfinite().all() & (heatmaps.amin((-2, -1)) >= 0).all()):
         raise ValueError(
             "a heatmap must be finite, non-negative and not all zero; "
             f"got sums from {total.min():g} to {total.max():g}, lowest value {heatmaps.min():g} "
             "(logits instead of sigmoid values?)"
         )
-    return heatmaps / total
+    return total
+
+
+def normalise(
+    heatmaps: Float[Tensor, "*batch height width"],
+) -> Float[Tensor, "*batch height width"]:
+    """Divide by the sum, so that the cells of each heatmap are probabilities."""
+    return heatmaps / mass(heatmaps)[..., None, None]
 
 
 def calibrate(
@@ -198,128 +203,3 @@ def _mass_above(
     values, order = probabilities.flatten(-2).sort(dim=-1, descending=True, stable=True)
     above = (values.cumsum(-1) - values).clamp_min(0)
     return torch.empty_like(above).scatter(-1, order, above)
-
-
-@dataclass(frozen=True)
-class GaussianFit:
-    r"""Least-squares Gaussians, $h(p) \approx A \exp(-(a\,dx^2 + 2b\,dx\,dy + c\,dy^2))$.
-
-    `mean` in cell coordinates; `sigma` in cells, larger first; `theta` in $[0, \pi)$ is the angle
-    of the larger axis from x, counted towards **up** on the screen: in image axes (y down) that
-    axis is $(\cos\theta, -\sin\theta)$. This is the sign of the formula of ICCV 2021, so
-    $R(\theta)\,\mathrm{diag}(\sigma^2)R(\theta)^T$ is the covariance with y *up*; `covariance`
-    is the one in image axes.
-    """
-
-    amplitude: Float[Tensor, "*batch"]
-    mean: Float[Tensor, "*batch 2"]
-    sigma: Float[Tensor, "*batch 2"]
-    theta: Float[Tensor, "*batch"]
-    rmse: Float[Tensor, "*batch"]
-    converged: Bool[Tensor, "*batch"]
-
-    @property
-    def covariance(self) -> Float[Tensor, "*batch 2 2"]:
-        """Covariance in cells squared, image axes (x right, y down)."""
-        cosine, sine = self.theta.cos(), self.theta.sin()
-        axes = torch.stack([cosine, sine, -sine, cosine], -1).unflatten(-1, (2, 2))
-        return axes * self.sigma.square()[..., None, :] @ axes.mT
-
-
-def fit_gaussian(
-    heatmaps: Float[Tensor, "*batch height width"],
-    *,
-    initial_mean: Float[Tensor, "*batch 2"] | None = None,
-    iterations: int = 100,
-) -> GaussianFit:
-    r"""Fit one Gaussian to each heatmap by least squares (Wehrbein et al. 2021, section 3.4).
-
-    Levenberg-Marquardt in float64 over $(A, \mu, L)$ with $\tfrac12\Sigma^{-1} = LL^T$, which has
-    the minima of $(A, \mu, \sigma_x, \theta, \sigma_y)$ without the stuck angle of a round start.
-    Starts at the highest value, `initial_mean` (default: the peak) and $\sigma = 2$ cells. A fit
-    that does not settle keeps its best state and says so in `converged`.
-    """
-    normalise(heatmaps)  # refuse NaN, all zero, logits
-    cells = _cell_coordinates(heatmaps).double()
-    values = heatmaps.double().clamp(0, 1).flatten(-2).reshape(-1, len(cells))
-    peak, index = values.max(-1)
-    mean = cells[index] if initial_mean is None else initial_mean.double().reshape(-1, 2)
-    root = torch.tensor([1.0, 0.0, 1.0]).to(values) / (2 * 2**0.5)
-    start = torch.cat([peak[:, None], mean, root.expand(len(values), 3)], -1)
-    pieces = zip(start.split(64), values.split(64), strict=True)  # bounds the memory
-    solved = [_levenberg_marquardt(s, v, cells, iterations=iterations) for s, v in pieces]
-    parameters, cost, converged = (torch.cat(part) for part in zip(*solved, strict=True))
-    fit = _describe(parameters, cost / len(cells), converged)
-    batch = heatmaps.shape[:-2]
-    return GaussianFit(**{k: v.reshape(batch + v.shape[1:]) for k, v in fit.items()})
-
-
-def _model(
-    parameters: Float[Tensor, "batch 6"], cells: Float[Tensor, "cells 2"]
-) -> tuple[Float[Tensor, "batch cells"], Float[Tensor, "batch cells 6"]]:
-    """Return the Gaussian A exp(-|L^T d|^2) at each cell and its derivatives."""
-    amplitude, mean_x, mean_y, l11, l21, l22 = parameters[:, :, None].unbind(1)
-    dx, dy = cells[:, 0] - mean_x, cells[:, 1] - mean_y
-    u, v = l11 * dx + l21 * dy, l22 * dy
-    shape = (-u.square() - v.square()).exp()
-    slope = 2 * amplitude * shape
-    mean_part = [slope * u * l11, slope * (u * l21 + v * l22)]
-    root_part = [-slope * u * dx, -slope * u * dy, -slope * v * dy]
-    return amplitude * shape, torch.stack([shape, *mean_part, *root_part], -1)
-
-
-def _levenberg_marquardt(
-    parameters: Float[Tensor, "batch 6"],
-    values: Float[Tensor, "batch cells"],
-    cells: Float[Tensor, "cells 2"],
-    *,
-    iterations: int,
-) -> tuple[Float[Tensor, "batch 6"], Float[Tensor, " batch"], Bool[Tensor, " batch"]]:
-    """Minimise the squared error per heatmap; damping is raised only where a step failed."""
-    predicted, jacobian = _model(parameters, cells)
-    cost = (predicted - values).square().sum(-1)
-    damping = torch.full_like(cost, 1e-3)
-    converged = torch.zeros_like(cost, dtype=torch.bool)
-    for _ in range(iterations):
-        gradient = torch.einsum("bkp,bk->bp", jacobian, predicted - values)
-        curvature = jacobian.mT @ jacobian
-        scale = curvature.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
-        step = torch.linalg.solve(curvature + (damping[:, None] * scale).diag_embed(), gradient)
-        trial = parameters - step
-        trial_predicted, trial_jacobian = _model(trial, cells)
-        trial_cost = (trial_predicted - values).square().sum(-1)
-        better = (trial_cost <= cost) & ~converged
-        small = (step.abs() <= 1e-9 * (1e-3 + parameters.abs())).all(-1)
-        flat = better & (cost - trial_cost <= 1e-14 * (1e-6 + cost))
-        parameters = torch.where(better[:, None], trial, parameters)
-        predicted = torch.where(better[:, None], trial_predicted, predicted)
-        jacobian = torch.where(better[:, None, None], trial_jacobian, jacobian)
-        cost = torch.where(better, trial_cost, cost)
-        damping = torch.where(better, damping / 4, damping * 5).clamp(1e-12, 1e12)
-        converged = converged | small | flat
-        if bool(converged.all()):
-            break
-    return parameters, cost, converged
-
-
-def _describe(
-    parameters: Float[Tensor, "batch 6"],
-    mean_square: Float[Tensor, " batch"],
-    converged: Bool[Tensor, " batch"],
-) -> dict[str, Tensor]:
-    """Turn (A, mean, L) into amplitude, mean, sigma and theta."""
-    l11, l21, l22 = parameters[:, 3:].unbind(-1)
-    zero = torch.zeros_like(l11)
-    root = torch.stack([l11, zero, l21, l22], -1).unflatten(-1, (2, 2))
-    precision, axes = torch.linalg.eigh(
-        root @ root.mT
-    )  # of half the inverse covariance, ascending
-    theta = torch.atan2(-axes[:, 1, 0], axes[:, 0, 0]).remainder(torch.pi)
-    return {
-        "amplitude": parameters[:, 0],
-        "mean": parameters[:, 1:3],
-        "sigma": (2 * precision.clamp_min(1e-12)).rsqrt(),
-        "theta": theta,
-        "rmse": mean_square.sqrt(),
-        "converged": converged & parameters.isfinite().all(-1),
-    }

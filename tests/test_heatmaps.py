@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import curve_fit
 from scipy.stats import chisquare
 
 from humr import heatmaps
@@ -81,7 +80,7 @@ def test_normalise(random_maps):
         heatmaps.calibrate,
         heatmaps.expectation,
         heatmaps.covariance,
-        heatmaps.fit_gaussian,
+        heatmaps.mass,
         lambda h: heatmaps.highest_density_region(h, 0.5),
         lambda h: heatmaps.sample_cells(h, 3, generator=torch.Generator()),
     ],
@@ -236,78 +235,3 @@ def test_density_level_of_own_samples_is_uniform(generator):
     assert levels.mean() == pytest.approx(0.5, abs=0.015)
     assert levels.var() == pytest.approx(1 / 12, abs=0.004)
     assert heatmaps.density_level(many, points).mean() < 0.485
-
-
-# ---------------------------------------------------------------- Gaussian fit
-
-
-CASES = [
-    (0.7, 20.3, 31.2, 5.0, 0.6, 2.0),
-    (0.9, 40.0, 10.0, 1.2, 0.0, 1.2),
-    (0.4, 30.5, 30.1, 9.0, 2.2, 3.0),
-    (0.5, 32.0, 32.0, 4.0, math.pi / 4, 2.0),  # where a round start in theta is a saddle
-    (0.6, 62.0, 1.0, 3.0, 1.4, 2.0),
-]
-
-
-def test_fit_recovers_exact_gaussians():
-    fit = heatmaps.fit_gaussian(torch.stack([gaussian(*case) for case in CASES]).double())
-    assert fit.converged.all()
-    assert fit.rmse.max() < 1e-6
-    for i, (amplitude, x, y, sigma_x, theta, sigma_y) in enumerate(CASES):
-        assert fit.amplitude[i] == pytest.approx(amplitude, rel=1e-4)
-        np.testing.assert_allclose(fit.mean[i], [x, y], atol=1e-4)
-        np.testing.assert_allclose(fit.sigma[i], [sigma_x, sigma_y], rtol=1e-4)
-        if sigma_x > sigma_y:
-            assert fit.theta[i] == pytest.approx(theta, abs=1e-4)
-
-
-def test_fit_covariance_is_in_image_axes():
-    heatmap = gaussian(0.7, 30.2, 33.6, 5.0, 0.6, 2.0)
-    fit = heatmaps.fit_gaussian(heatmap)
-    torch.testing.assert_close(
-        fit.covariance.float(), heatmaps.covariance(heatmap), rtol=1e-3, atol=1e-3
-    )
-    assert fit.covariance[0, 1] < 0  # theta > 0 leans up to the right, and y is down
-
-
-def test_fit_equals_curve_fit_on_noisy_maps(rng):
-    y, x = np.mgrid[0:64, 0:64].astype(float)
-    clean = np.stack([gaussian(*case, x=x, y=y) for case in CASES])
-    noisy = (clean + 0.05 * rng.random(clean.shape) + 0.02).clip(0, 1)
-    fit = heatmaps.fit_gaussian(torch.from_numpy(noisy))
-    assert fit.converged.all()
-    for i, case in enumerate(CASES):
-
-        def model(_, *p):
-            return gaussian(*p, x=x, y=y).ravel()
-
-        start = (noisy[i].max(), case[1], case[2], 2.0, 0.1, 2.0)
-        best, _ = curve_fit(model, None, noisy[i].ravel(), p0=start, ftol=1e-13, xtol=1e-13)
-        theirs = np.sqrt(np.mean((model(None, *best) - noisy[i].ravel()) ** 2))
-        assert fit.rmse[i] == pytest.approx(theirs, rel=1e-5)
-        assert fit.amplitude[i] == pytest.approx(best[0], rel=1e-3)
-        np.testing.assert_allclose(fit.mean[i], best[1:3], atol=1e-3)
-        np.testing.assert_allclose(sorted(fit.sigma[i]), sorted(abs(best[[3, 5]])), rtol=1e-3)
-
-
-def test_fit_keeps_leading_axes():
-    maps = torch.stack([gaussian(*case) for case in CASES[:4]]).reshape(2, 2, 64, 64)
-    fit = heatmaps.fit_gaussian(maps)
-    assert fit.amplitude.shape == (2, 2)
-    assert fit.covariance.shape == (2, 2, 2, 2)
-    assert heatmaps.fit_gaussian(maps[0, 0]).mean.shape == (2,)
-
-
-def test_fit_says_when_it_did_not_settle():
-    maps = torch.stack([gaussian(*CASES[0]), gaussian(*CASES[2])])
-    fit = heatmaps.fit_gaussian(maps, iterations=2)
-    assert not fit.converged.any()
-    assert (fit.rmse > 1e-4).all()
-
-
-def test_fit_starts_where_it_is_told():
-    two = gaussian(0.9, 15, 15, 2, 0, 2) + gaussian(0.8, 48, 48, 2, 0, 2)
-    mean = heatmaps.fit_gaussian(two, initial_mean=torch.tensor([47.0, 47.0])).mean
-    np.testing.assert_allclose(mean, [48, 48], atol=0.01)
-    np.testing.assert_allclose(heatmaps.fit_gaussian(two).mean, [15, 15], atol=0.01)
