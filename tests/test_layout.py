@@ -27,6 +27,7 @@ LAYERS = (
         "skeletons",
         "cameras",
         "heatmaps",
+        "gaussians",
         "rasters",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
