@@ -39,12 +39,9 @@ SPREAD_MM = 400.0  # upper end of the colours of spread
 def grid(rows: int, columns: int, *, height: float = 1.12) -> tuple[Figure, np.ndarray]:
     """Make a grid of square panels close to each other; `height` in panel widths, with title."""
     fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, WIDTH / columns * rows * height), squeeze=False,
-        layout="constrained",
+        rows, columns, figsize=(WIDTH, WIDTH / columns * rows * height), squeeze=False
     )  # fmt: skip
-    engine = fig.get_layout_engine()
-    if engine is not None:
-        engine.set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     return fig, axes
 
 
