@@ -304,11 +304,15 @@ class Pool:
             posed = self.has_pose.nonzero().flatten()
             picked = torch.randperm(len(posed), generator=generator)[:certain]
             chosen = torch.cat([posed[picked], chosen])
-        return self.records[chosen].with_default_focal(~self.has_points[chosen]).batch(
-            samples=samples,
-            generator=generator,
-            has_pose=self.has_pose[chosen],
-            has_points=self.has_points[chosen],
-            mask=unpack_mask(self.possible[chosen]),
-            gaussian=gaussian,
+        return (
+            self.records[chosen]
+            .with_default_focal(~self.has_points[chosen])
+            .batch(
+                samples=samples,
+                generator=generator,
+                has_pose=self.has_pose[chosen],
+                has_points=self.has_points[chosen],
+                mask=unpack_mask(self.possible[chosen]),
+                gaussian=gaussian,
+            )
         )

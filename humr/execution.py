@@ -14,6 +14,8 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,6 +190,21 @@ def dumped(notebook: dict[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
+@contextmanager
+def variables(**changes: str | None) -> Iterator[None]:
+    """Set environment variables (None: unset) for a while; kernels inherit them."""
+    before = dict(os.environ)
+    try:
+        for name, value in changes.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def refresh(source: Path) -> list[str]:
     """Execute a notebook in its default profile and write it back with its figures.
 
@@ -197,9 +214,8 @@ def refresh(source: Path) -> list[str]:
     (RUNS / "refresh").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=RUNS / "refresh") as folder:
         result, figures = RUNS / "refresh" / source.name, Path(folder)
-        os.environ |= {"HUMR_FIGURES": str(figures), "TQDM_DISABLE": "1"}
-        os.environ.pop("HUMR_PROFILE", None)
-        execute(source, result, {})
+        with variables(HUMR_FIGURES=str(figures), TQDM_DISABLE="1", HUMR_PROFILE=None):
+            execute(source, result, {})
         notebook = strip(json.loads(result.read_text(encoding="utf-8")))
         if wrong := faults(notebook):
             raise NotebookError(f"{source.name} is not fit to be committed: {'; '.join(wrong)}")
@@ -246,9 +262,9 @@ def photo(image: Path, out: Path, box: list[float], hypotheses: int) -> list[str
     with tempfile.TemporaryDirectory(dir=RUNS / "photo") as scratch:
         folder, executed = Path(scratch) / "out", RUNS / "photo" / f"{image.stem}.ipynb"
         folder.mkdir()
-        os.environ["HUMR_FIGURES"] = str(Path(scratch) / "figures")
         parameters = {"image": str(image), "out": str(folder), "box": box}
-        execute(find("00"), executed, parameters | {"hypotheses": hypotheses})
+        with variables(HUMR_FIGURES=str(Path(scratch) / "figures")):
+            execute(find("00"), executed, parameters | {"hypotheses": hypotheses})
         shutil.move(executed, folder / "notebook.ipynb")
         out.mkdir(parents=True, exist_ok=True)
         names = sorted(path.name for path in folder.iterdir())

@@ -93,7 +93,7 @@ def _found(
     """Rows of a finished run or of the committed results; empty if there are none."""
     if _is_done(job):
         return measured(job, profile_name)
-    return pd.DataFrame() if published is None else published[published["key"] == job.key]
+    return pd.DataFrame() if published is None else published.loc[published["key"] == job.key]
 
 
 def measure(job: Variant, profile_name: str, measured: Measured) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The front door: set-up that survives interruption, runs that are whole or absent."""
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -292,6 +293,20 @@ def test_refresh_writes_back_and_is_repeatable(house):
     assert execution.faults(json.loads(first)) == []
     execution.refresh(source)
     assert source.read_bytes() == first
+
+
+def test_environment_variables_are_set_for_a_while_only(monkeypatch):
+    monkeypatch.setenv("HUMR_PROFILE", "smoke")
+    monkeypatch.delenv("HUMR_FIGURES", raising=False)
+    with (
+        pytest.raises(KeyError),
+        execution.variables(HUMR_PROFILE=None, HUMR_FIGURES="somewhere"),
+    ):
+        assert "HUMR_PROFILE" not in os.environ
+        assert os.environ["HUMR_FIGURES"] == "somewhere"
+        raise KeyError
+    assert os.environ["HUMR_PROFILE"] == "smoke"
+    assert "HUMR_FIGURES" not in os.environ
 
 
 def test_refresh_refuses_what_is_not_fit_and_changes_nothing(house):
