@@ -10,13 +10,23 @@ T = TypeVar("T")
 FOLLOW = ("heatmaps", "certain", "articulated", "all", "keypoints")
 
 
-def _require(ok: bool, what: str) -> None:  # noqa: FBT001
+def later(default: T) -> T:
+    """Return a field that came later: it counts in `config_hash` only where it is not `default`.
+
+    Results that were computed before it existed keep their names.
+    """
+    return field(default=default, metadata={"later": True})
+
+
+def require(ok: bool, what: str) -> None:  # noqa: FBT001
+    """Refuse a configuration that cannot be meant."""
     if not ok:
         raise ValueError(what)
 
 
-def _one_of(field_name: str, value: str, *known: str) -> None:
-    _require(value in known, f"{field_name} must be one of {', '.join(known)}; got {value!r}")
+def one_of(field_name: str, value: str, *known: str) -> None:
+    """Refuse a word that is not among the known ones."""
+    require(value in known, f"{field_name} must be one of {', '.join(known)}; got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +50,10 @@ class World:
     mask_resolution: int = 112
 
     def __post_init__(self) -> None:
-        _require(min(self.sizes.values()) > 0, "every split needs at least one image")
+        require(min(self.sizes.values()) > 0, "every split needs at least one image")
         shares = (self.occluded, self.truncated, self.frontal, self.odd)
-        _require(all(0 <= s <= 1 for s in shares), f"shares must lie in 0..1; got {shares}")
-        _require(self.shard > 0, f"shard must be positive; got {self.shard}")
+        require(all(0 <= s <= 1 for s in shares), f"shares must lie in 0..1; got {shares}")
+        require(self.shard > 0, f"shard must be positive; got {self.shard}")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -78,9 +88,9 @@ class Model:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(self.blocks > 0 and self.hidden > 0, "blocks and hidden must be positive")
-        _require(0 <= self.dropout < 1, f"dropout must lie in 0..1; got {self.dropout}")
-        _one_of("flow", self.flow, "realnvp", "glow")
+        require(self.blocks > 0 and self.hidden > 0, "blocks and hidden must be positive")
+        require(0 <= self.dropout < 1, f"dropout must lie in 0..1; got {self.dropout}")
+        one_of("flow", self.flow, "realnvp", "glow")
 
     @property
     def heatmap_samples(self) -> int:
@@ -105,7 +115,7 @@ class Weights:
     def __post_init__(self) -> None:
         for term in fields(self):
             value = getattr(self, term.name)
-            _require(value >= 0, f"weight {term.name} must not be negative; got {value}")
+            require(value >= 0, f"weight {term.name} must not be negative; got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +147,14 @@ class Supervision:
 
     def __post_init__(self) -> None:
         low, high = self.invisible_below, self.uncertain_below
-        _require(
-            0 <= low <= high <= 1, f"need 0 <= invisible <= uncertain <= 1; got {low}, {high}"
-        )
-        _require(self.heatmap_samples > 0, "heatmap_samples must be positive")
-        _one_of("confidence", self.confidence, "map", "samples")
-        _one_of("follow", self.follow, *FOLLOW)
-        _one_of("heatmaps", self.heatmaps, "own", "shuffled", "gaussian")
-        _one_of("estimator", self.estimator, "unbiased", "biased")
-        _one_of("mask_target", self.mask_target, "own", "any")
-        _require(
+        require(0 <= low <= high <= 1, f"need 0 <= invisible <= uncertain <= 1; got {low}, {high}")
+        require(self.heatmap_samples > 0, "heatmap_samples must be positive")
+        one_of("confidence", self.confidence, "map", "samples")
+        one_of("follow", self.follow, *FOLLOW)
+        one_of("heatmaps", self.heatmaps, "own", "shuffled", "gaussian")
+        one_of("estimator", self.estimator, "unbiased", "biased")
+        one_of("mask_target", self.mask_target, "own", "any")
+        require(
             self.estimator == "biased" or not self.first_is_point,
             "first_is_point belongs to the biased estimator (official code)",
         )
@@ -171,15 +179,21 @@ class Training:
     validate_every: int = 5_000
     patience: int = 0  # validations without progress before stopping; 0 = never stop
     seed: int = 0
+    beta1: float = later(0.9)  # of Adam
+    beta2: float = later(0.999)
+    halve_at: float | None = later(None)  # share of the steps after which the rate is halved
+    clip_value: float | None = later(None)  # of single gradients, where an objective says so
 
     def __post_init__(self) -> None:
-        _require(self.steps > 0 and self.batch > 0, "steps and batch must be positive")
-        _require(
+        require(self.steps > 0 and self.batch > 0, "steps and batch must be positive")
+        require(
             self.hypotheses >= 2, f"the losses need 2 or more hypotheses; got {self.hypotheses}"
         )
-        _require(0 <= self.labelled_share <= 1, "labelled_share must lie in 0..1")
-        _one_of("optimizer", self.optimizer, "adamw", "adam")
-        _one_of("precision", self.precision, "32-true", "bf16-mixed")
+        require(0 <= self.labelled_share <= 1, "labelled_share must lie in 0..1")
+        betas = (self.beta1, self.beta2)
+        require(all(0 <= b < 1 for b in betas), f"Adam's betas must lie in 0..1; got {betas}")
+        one_of("optimizer", self.optimizer, "adamw", "adam")
+        one_of("precision", self.precision, "32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +209,7 @@ class Run:
     def __post_init__(self) -> None:
         drawn = max(self.supervision.heatmap_samples, self.model.heatmap_samples)
         stored = self.world.heatmap_samples
-        _require(
+        require(
             drawn <= stored, f"the world stores {stored} heatmap samples; {drawn} are asked for"
         )
 
@@ -221,5 +235,16 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 def config_hash(config: Any) -> str:  # noqa: ANN401
     """Return twelve hexadecimal digits that change whenever a value changes."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    text = json.dumps(_counted(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _counted(config: Any) -> Any:  # noqa: ANN401
+    """Nested values, less the later fields that hold their default."""
+    if not is_dataclass(config):
+        return config
+    return {
+        f.name: _counted(getattr(config, f.name))
+        for f in fields(config)
+        if not (f.metadata.get("later") and getattr(config, f.name) == f.default)
+    }

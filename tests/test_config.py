@@ -20,6 +20,13 @@ def test_hash_changes_with_any_value():
     assert config.config_hash(run) == config.config_hash(config.Run())
 
 
+def test_fields_that_came_later_count_only_where_they_are_used():
+    training = {"beta1": 0.5}
+    assert config.config_hash(config.Training(**training)) != config.config_hash(config.Training())
+    # computed before these fields existed: committed results bear such names
+    assert config.config_hash(config.Training()) == "c7811823e554"
+
+
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="weight mask must not be negative"):
         config.Weights(mask=-1.0)

@@ -22,6 +22,7 @@ LAYERS = (
         "files",
         "provenance",
         "config",
+        "lifting_config",
         "profiles",
         "rotations",
         "skeletons",
