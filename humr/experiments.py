@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from humr import training, world
+from humr import checkpoints, training, world
 from humr.bodies import Body, load_body
 from humr.config import Model, Run, World, config_hash, from_dict, to_dict
 from humr.datasets import Batch, Pool, Records
@@ -148,7 +148,7 @@ def build(about: dict[str, Any]) -> Humr:
 
 def shipped() -> tuple[Humr, dict[str, Any]]:
     """Load the checkpoint that comes with the repository."""
-    return training.load_model(SHIPPED, build)
+    return checkpoints.load_model(SHIPPED, build)
 
 
 def evaluated(
@@ -171,7 +171,7 @@ def evaluated(
     name = sha256(name.encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
     if not path.exists():
-        model, _ = training.load_model(checkpoint, build)
+        model, _ = checkpoints.load_model(checkpoint, build)
         world.generate(config, splits=[split])
         records = world.load(config, split)
         rows = evaluate(
@@ -199,11 +199,11 @@ def ship(run: Run, chosen: Profile) -> dict[str, float]:
     source = run_directory(run)
     if not (source / "done.json").exists():
         raise FileNotFoundError(f"{source.name} is not finished; train {chosen.name} to its end")
-    model, about = training.load_model(source / "best", build)
+    model, about = checkpoints.load_model(source / "best", build)
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
     about |= {"profile": chosen.name, "hypotheses": chosen.hypotheses}
     about["data"] = digest(world.directory(run.world) / "manifest.json")
-    training.save_model(SHIPPED, model.half(), about)
+    checkpoints.save_model(SHIPPED, model.half(), about)
     rows = evaluated(SHIPPED, run.world, "test", hypotheses=chosen.hypotheses)
     result = summary(rows)
     write_rows(SHIPPED.parent / "test_rows.parquet", rows)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from humr import experiments, training, world
+from humr import checkpoints, experiments, world
 from humr.environment import say
 from humr.files import digest, write_text
 from humr.mesh import Humr
@@ -106,11 +106,11 @@ def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Humr:
     """Return a trained variant, training it first if need be."""
     job = variant(study, name, profile_name).seeded(seed)
     experiments.train(job.run, name=name)
-    return training.load_model(checkpoint(job), experiments.build)[0]
+    return checkpoints.load_model(checkpoint(job), experiments.build)[0]
 
 
 def checkpoint(job: Variant) -> Path:
-    """Name the weights of a variant, as `training.load_model` takes them."""
+    """Name the weights of a variant, as `checkpoints.load_model` takes them."""
     return experiments.run_directory(job.run) / job.checkpoint
 
 

@@ -2,6 +2,8 @@
 
 Knows no system by name. An objective is a module whose `forward(batch, generator=...)` returns
 named terms and whose `total(terms)` sums them; where batches come from is the caller's affair.
+Where networks take turns (a critic, alternating phases), the objective names its `players`,
+and `forward` is told whose turn it is.
 """
 
 import json
@@ -11,18 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from humr.checkpoints import save_model
 from humr.config import Training
 from humr.files import write_text
+from humr.ledger import CAUSES, SUMS, Ledger
 from humr.provenance import provenance
 
 Draw = Callable[[torch.Generator], Any]
@@ -30,7 +31,10 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 class Objective(Protocol):
-    """What `fit` trains: a module with a `model` inside."""
+    """What `fit` trains: a module with a `model` inside, the part that is validated and saved.
+
+    It may also have `players() -> dict[str, Player]`; `__call__` then takes `player=<name>` too.
+    """
 
     model: nn.Module
 
@@ -39,13 +43,18 @@ class Objective(Protocol):
     def total(self, terms: dict[str, Tensor]) -> Tensor: ...  # noqa: D102
 
 
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """Parameters with an optimiser of their own, which stand still in other players' turns."""
+
+    parameters: list[nn.Parameter]
+    updates: int = 1  # per step, each with a batch of its own
+    rate: float = 1.0  # times the run's
+    clipped: list[nn.Parameter] = field(default_factory=list)  # to +-clip_value, one by one
+
+
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-READ_EVERY = 20  # steps between two looks at the values on the device; bounds how late NaN shows
 _UNFIT = (RuntimeError, ValueError, TypeError, LookupError)  # what loading a wrong state raises
-_CAUSES = (
-    "the last good state is kept. Usual causes: NaN in the data, a learning rate that is "
-    "too high, bf16 without a gradient clip"
-)
 
 
 class _Wrapper(nn.Module):
@@ -56,10 +65,10 @@ class _Wrapper(nn.Module):
         self.objective = objective
 
     def forward(
-        self, batch: Callable[[], Any], *, generator: torch.Generator
+        self, batch: Callable[[], Any], *, generator: torch.Generator, **turn: str
     ) -> dict[str, Tensor]:
         """Return the objective's terms."""
-        return self.objective(batch(), generator=generator)
+        return self.objective(batch(), generator=generator, **turn)
 
 
 @dataclass
@@ -80,8 +89,10 @@ class Progress:
 
 
 def rate_factor(step: int, config: Training) -> float:
-    """Share of the learning rate at a step: linear warm-up, then constant or half a cosine."""
+    """Share of the learning rate at a step: warm-up; then constant, halved, or half a cosine."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.halve_at is not None and step >= config.halve_at * config.steps:
+        warm /= 2
     if not config.cosine:
         return warm
     done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
@@ -111,45 +122,6 @@ class Average:
             self.values[name].copy_(kept)
 
 
-class Ledger:
-    """Values of the steps: they stay on the device and are read `READ_EVERY` steps at a time."""
-
-    def __init__(self) -> None:
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
-        self.rows: list[dict[str, float]] = []
-
-    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Note a step: scalars of any names, with "total" and "gradient_norm" among them."""
-        self.pending.append((step, {name: value.detach() for name, value in values.items()}))
-        if len(self.pending) >= READ_EVERY:
-            self.read()
-
-    def read(self) -> None:
-        """Fetch what is pending, in one copy; the first step that is not finite is an error."""
-        scalars = [value.float() for _, values in self.pending for value in values.values()]
-        numbers = iter(torch.stack(scalars).tolist() if scalars else ())
-        for step, values in self.pending:
-            self.rows.append({name: next(numbers) for name in values})
-            _refuse_nonfinite(step, self.rows[-1])
-        self.pending.clear()
-
-    def means(self) -> dict[str, float]:
-        """Mean of every name over the steps that had it, since the last call."""
-        self.read()
-        rows, self.rows = self.rows, []
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {n: fmean(row[n] for row in rows if n in row) for n in names}
-
-
-def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
-    sums = ("total", "gradient_norm")
-    bad = [name for name, value in row.items() if not (name in sums or math.isfinite(value))]
-    if not math.isfinite(row["total"]):
-        raise FloatingPointError(f"step {step}: {bad or ['total']} not finite; {_CAUSES}")
-    if not math.isfinite(row["gradient_norm"]):
-        raise FloatingPointError(f"step {step}: the gradient is not finite; {_CAUSES}")
-
-
 def make_optimizer(parameters: Iterable[nn.Parameter], config: Training) -> torch.optim.Optimizer:
     """Return Adam, with one kernel for all parameters where their device has it.
 
@@ -159,7 +131,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Training) -> torc
     parameters, known = list(parameters), ("cpu", "cuda", "mps")
     fused = all(p.is_floating_point() and p.device.type in known for p in parameters)
     kind = OPTIMIZERS[config.optimizer]
-    return kind(parameters, lr=config.rate, weight_decay=config.decay, fused=fused)
+    betas = (config.beta1, config.beta2)
+    return kind(parameters, config.rate, betas, weight_decay=config.decay, fused=fused)
 
 
 def make_fabric(config: Training, *, device: str = "auto") -> Fabric:
@@ -175,10 +148,29 @@ class _Engine:
     def __init__(self, objective: Any, config: Training, fabric: Fabric) -> None:  # noqa: ANN401
         self.fabric, self.config, self.objective = fabric, config, objective
         self.model: nn.Module = objective.model
-        optimizer: Any = make_optimizer(self.model.parameters(), config)
-        self.wrapped, self.optimizer = fabric.setup(_Wrapper(objective), optimizer)
+        self.alone = not hasattr(objective, "players")
+        only = {"model": Player(parameters=list(self.model.parameters()))}
+        self.players: dict[str, Player] = only if self.alone else objective.players()
+        made: Any = [make_optimizer(p.parameters, config) for p in self.players.values()]
+        self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
+        self.optimizers: dict[str, Any] = dict(zip(self.players, made, strict=True))
         self.average = Average(self.model, config.average)
         self.generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def others(self) -> dict[str, nn.Parameter]:
+        """Parameters outside the model: critics."""
+        named = self.objective.named_parameters()
+        return {name: p for name, p in named if not name.startswith("model.")}
+
+    def turn(self, name: str) -> dict[str, Any]:
+        """Let one player's parameters move, and no others; say what `forward` is told."""
+        if self.alone:
+            return {}
+        self.objective.requires_grad_(requires_grad=False)
+        for parameter in self.players[name].parameters:
+            parameter.requires_grad_()
+        return {"player": name}
 
 
 def fit(
@@ -235,21 +227,34 @@ def _scores(progress: Progress) -> dict[str, str]:
 
 
 def _step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
-    """One update; the values stay on the device."""
-    config, fabric = engine.config, engine.fabric
-    for group in engine.optimizer.param_groups:
-        group["lr"] = config.rate * rate_factor(step, config)
+    """Every player's updates; the values (of the last ones) stay on the device."""
     engine.objective.train()
-    batch = draw(engine.generator).to(fabric.device)
-    terms = engine.wrapped(lambda: batch, generator=engine.generator)
-    total = engine.objective.total(terms)
-    engine.optimizer.zero_grad(set_to_none=True)
-    fabric.backward(total)
-    limit: Any = {"max_norm": config.clip or math.inf, "error_if_nonfinite": False}
-    norm: Any = fabric.clip_gradients(engine.wrapped, engine.optimizer, **limit)
-    engine.optimizer.step()
+    factor, row = rate_factor(step, engine.config), {}
+    for name, player in engine.players.items():
+        for group in engine.optimizers[name].param_groups:
+            group["lr"] = engine.config.rate * player.rate * factor
+        done = [_update(engine, draw, name) for _ in range(player.updates)][-1]
+        both = {key: row[key] + done[key] for key in SUMS if key in row}
+        row |= done | both
     engine.average.update(engine.model, step)
-    return {"total": total, **terms, "gradient_norm": norm}
+    return row
+
+
+def _update(engine: _Engine, draw: Draw, name: str) -> dict[str, Tensor]:
+    """Change one player's parameters once."""
+    config, fabric, player = engine.config, engine.fabric, engine.players[name]
+    optimizer, turn = engine.optimizers[name], engine.turn(name)
+    batch = draw(engine.generator).to(fabric.device)
+    terms = engine.wrapped(lambda: batch, generator=engine.generator, **turn)
+    total = engine.objective.total(terms)
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(total)
+    if config.clip_value is not None:
+        nn.utils.clip_grad_value_(player.clipped, config.clip_value)
+    limit: Any = {"max_norm": config.clip or math.inf, "error_if_nonfinite": False}
+    norm: Any = fabric.clip_gradients(engine.wrapped, optimizer, **limit)
+    optimizer.step()
+    return {"total": total.detach(), **terms, "gradient_norm": norm}
 
 
 def _stale(progress: Progress, config: Training) -> bool:
@@ -270,7 +275,7 @@ def _validated(
     engine.objective.eval()
     progress.metrics = metrics = validate(engine.model)
     if not math.isfinite(metrics["score"]):
-        raise FloatingPointError(f"step {progress.step}: validation is not finite; {_CAUSES}")
+        raise FloatingPointError(f"step {progress.step}: validation is not finite; {CAUSES}")
     row = {"step": progress.step, "seconds": progress.seconds, **means}
     progress.log.append(row | {f"val_{name}": value for name, value in metrics.items()})
     if metrics["score"] < progress.best:
@@ -280,38 +285,12 @@ def _validated(
     write_text(directory / "log.jsonl", "".join(json.dumps(r) + "\n" for r in progress.log))
 
 
-def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write `stem.safetensors` and, last, `stem.json`: weights, and what they are."""
-    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
-    part = stem.with_suffix(".safetensors.part")
-    save_file(tensors, part)
-    part.replace(stem.with_suffix(".safetensors"))
-    write_text(stem.with_suffix(".json"), json.dumps({**provenance(), **about}, indent=1) + "\n")
-
-
-def load_model(stem: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[Any, dict]:
-    """Build a model from its JSON and load its weights strictly; returns (model, description)."""
-    weights, text = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-    for path in (weights, text):
-        if not path.exists():
-            raise FileNotFoundError(f"no checkpoint {path.name} in {path.parent}")
-    about = json.loads(text.read_text())
-    model = build(about)
-    try:
-        tensors = {
-            n: t.float() if t.is_floating_point() else t for n, t in load_file(weights).items()
-        }
-        model.load_state_dict(tensors, strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{weights.name} does not fit its description: {error}") from error
-    return model.eval(), about
-
-
 def _save_state(path: Path, engine: _Engine, progress: Progress) -> None:
     device = engine.fabric.device
     state = {
         "model": engine.model.state_dict(),
-        "optimizer": engine.optimizer.state_dict(),
+        "others": {name: p.detach() for name, p in engine.others.items()},
+        "optimizer": {name: o.state_dict() for name, o in engine.optimizers.items()},
         "average": engine.average.values,
         "generator": engine.generator.get_state(),
         "dropout": torch.get_rng_state(),
@@ -338,9 +317,11 @@ def _resume(path: Path, engine: _Engine) -> Progress:
 
 def _restore(state: dict[str, Any], engine: _Engine) -> Progress:
     engine.model.load_state_dict(state["model"])
-    engine.optimizer.load_state_dict(state["optimizer"])
-    for name, value in state["average"].items():
-        engine.average.values[name].copy_(value)
+    for name, optimizer in engine.optimizers.items():
+        optimizer.load_state_dict(state["optimizer"][name])
+    for values, saved in ((engine.others, "others"), (engine.average.values, "average")):
+        for name, value in state[saved].items():
+            values[name].detach().copy_(value)
     engine.generator.set_state(state["generator"])
     torch.set_rng_state(state["dropout"])
     if engine.fabric.device.type == "cuda" and state["dropout_cuda"] is not None:

@@ -35,7 +35,7 @@ LAYERS = (
     | {"variants", "comparisons", "tables", "memory", "claims"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
-    {"scenes", "datasets", "encoders", "embedding", "world", "training"},
+    {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"},
     {"mesh", "objective", "measures", "lifting", "official"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts"},
@@ -48,7 +48,7 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "provenance", "losses", "datasets"},
+    "training": {"config", "files", "provenance", "checkpoints", "ledger"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
     "environment": {"paths"},

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
-from humr import training
+from humr import checkpoints, ledger, training
 from humr.config import Training
 
 
@@ -80,7 +81,7 @@ def test_learns_and_leaves_the_best_weights(tmp_path):
     progress, _ = run(tmp_path, replace(CONFIG, steps=200))
     assert progress.best < 0.1
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 10
-    model, about = training.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
+    model, about = checkpoints.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
     assert validate(model)["score"] == pytest.approx(progress.best, abs=1e-6)
     assert about["name"] == "line"
     assert about["step"] == progress.best_step
@@ -92,8 +93,8 @@ def test_the_last_weights_are_kept_beside_the_best(tmp_path):
     scores = iter([1.0, 2.0, 3.0])
     progress, line = run(tmp_path, config, check=lambda _: {"score": next(scores)})
     assert [row["step"] for row in rows(tmp_path)] == [20, 40, 50]
-    best, about_best = training.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
-    last, about_last = training.load_model(tmp_path / "last", lambda _: nn.Linear(1, 1))
+    best, about_best = checkpoints.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
+    last, about_last = checkpoints.load_model(tmp_path / "last", lambda _: nn.Linear(1, 1))
     assert (about_best["step"], about_best["metrics"]) == (20, {"score": 1.0})
     assert (about_last["step"], about_last["metrics"]) == (50, {"score": 3.0})
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -126,7 +127,7 @@ def test_terms_and_metrics_of_one_name_do_not_meet(tmp_path):
 
 def test_means_are_of_all_steps_whenever_they_are_read(monkeypatch, tmp_path):
     run(tmp_path / "often")
-    monkeypatch.setattr(training, "READ_EVERY", 7)
+    monkeypatch.setattr(ledger, "READ_EVERY", 7)
     run(tmp_path / "seven")
     often, seven = rows(tmp_path / "often"), rows(tmp_path / "seven")
     for row in (*often, *seven):
@@ -231,7 +232,7 @@ def test_a_bad_value_is_found_within_a_few_steps_and_the_first_is_named(tmp_path
     line = Later()
     with pytest.raises(FloatingPointError, match=r"step 63: \['square'\] not finite"):
         run(tmp_path, replace(CONFIG, steps=100, validate_every=60), line)
-    assert line.steps < 64 + training.READ_EVERY
+    assert line.steps < 64 + ledger.READ_EVERY
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["progress"]["step"] == 60
     assert state["model"]["weight"].isfinite().all()
@@ -279,15 +280,6 @@ def test_average_without_decay_is_the_parameters():
     assert torch.equal(average.values["weight"], line.weight)
 
 
-def test_wrong_or_missing_checkpoints_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint best\.safetensors"):
-        training.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
-    training.save_model(tmp_path / "best", nn.Linear(1, 1), {})
-    with pytest.raises(ValueError, match="does not fit its description"):
-        training.load_model(tmp_path / "best", lambda _: nn.Linear(2, 1))
-    assert "git" in json.loads((tmp_path / "best.json").read_text())
-
-
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_the_fused_optimizer_is_the_plain_one(name, generator):
     lines = [nn.Linear(4, 3).double() for _ in range(2)]
@@ -329,3 +321,83 @@ def test_an_optimizer_without_a_fused_kernel_is_plain():
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     assert weight.isfinite().all()
+
+
+class Duel(nn.Module):
+    """The model wants to meet the critic's guess; the critic wants to be one above the model."""
+
+    def __init__(self, updates=3):
+        super().__init__()
+        self.model, self.critic, self.updates = nn.Linear(1, 1), nn.Linear(1, 1), updates
+        self.batches = []
+
+    def players(self):
+        critic = training.Player(parameters=list(self.critic.parameters()), updates=self.updates)
+        weight = [self.model.weight]
+        model = training.Player(parameters=list(self.model.parameters()), rate=0.5, clipped=weight)
+        return {"critic": critic, "model": model}
+
+    def forward(self, batch, *, generator, player):
+        self.batches.append((player, batch))
+        gap = self.critic(batch) - self.model(batch)
+        return {player: (gap - float(player == "critic")).square().mean()}
+
+    def total(self, terms):
+        return sum(terms.values())
+
+
+def fit_duel(directory, config, check=validate):
+    torch.manual_seed(0)
+    duel = Duel()
+    fabric = training.make_fabric(config, device="cpu")
+    training.fit(duel, draw, check, config, directory, fabric=fabric, about={})
+    return duel
+
+
+def test_players_take_turns_with_batches_of_their_own(tmp_path):
+    duel = fit_duel(tmp_path, replace(CONFIG, steps=20))
+    names = [name for name, _ in duel.batches]
+    assert names == ["critic", "critic", "critic", "model"] * 20
+    first = [batch for _, batch in duel.batches[:4]]
+    assert all(not torch.equal(a, b) for a, b in pairwise(first))
+    assert {"critic", "model", "total", "gradient_norm"} <= rows(tmp_path)[0].keys()
+    row = rows(tmp_path)[0]
+    assert row["total"] == pytest.approx(row["critic"] + row["model"])
+
+
+def test_a_turn_moves_its_own_player_only():
+    duel = Duel(updates=1)
+    engine = training._Engine(duel, CONFIG, training.make_fabric(CONFIG, device="cpu"))
+    for name, moving, still in (
+        ("critic", duel.critic, duel.model),
+        ("model", duel.model, duel.critic),
+    ):
+        kept = still.weight.detach().clone(), moving.weight.detach().clone()
+        training._update(engine, draw, name)
+        assert torch.equal(still.weight, kept[0])
+        assert still.weight.grad is None or name == "model"
+        assert not torch.equal(moving.weight, kept[1])
+
+
+def test_single_gradients_are_clipped_where_the_player_says(tmp_path):
+    duel = Duel(updates=1)
+    config = replace(CONFIG, clip=None, clip_value=1e-3)
+    engine = training._Engine(duel, config, training.make_fabric(config, device="cpu"))
+    training._update(engine, draw, "model")
+    assert duel.model.weight.grad.abs().item() == pytest.approx(1e-3)
+    assert duel.model.bias.grad.abs().item() > 1e-3
+
+
+def test_several_players_resume_as_if_never_stopped(tmp_path):
+    config = replace(CONFIG, steps=40, average=0.9)
+    straight = fit_duel(tmp_path / "straight", config)
+    with pytest.raises(StopError):
+        fit_duel(tmp_path / "broken", config, stop_at(2))
+    broken = fit_duel(tmp_path / "broken", config)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, broken.state_dict()[name]), name
+
+
+def test_the_rate_is_halved_near_the_end():
+    config = Training(steps=100, halve_at=0.9)
+    assert [training.rate_factor(step, config) for step in (0, 89, 90, 99)] == [1, 1, 0.5, 0.5]
