@@ -13,7 +13,7 @@ bracket does not depend on the hypothesis. `project` computes it for all subnets
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, pairwise
 
 import torch
 from FrEIA.modules import GLOWCouplingBlock, InvertibleModule, NICECouplingBlock
@@ -43,24 +43,20 @@ def paper_clamp(u: Tensor, limit: float) -> Tensor:
 
 
 class ConditionedSubnet(nn.Sequential):
-    """Three linear layers that predict one half's scale and shift from the other half.
+    """Linear layers (three or so) that predict one half's scale and shift from the other half.
 
     The first weight acts on `[half, context]` and is stored as one matrix, like in the
     concatenating form; only the order of the additions differs.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, context: int, hidden: int, dropout: float
+        self, inputs: int, outputs: int, *, context: int, hidden: int, dropout: float, layers: int
     ) -> None:
-        super().__init__(
-            nn.Linear(inputs, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, outputs),
+        widths = [inputs] + [hidden] * (layers - 1)
+        steps = (
+            (nn.Linear(*p), nn.ReLU(inplace=True), nn.Dropout(dropout)) for p in pairwise(widths)
         )
+        super().__init__(*chain.from_iterable(steps), nn.Linear(hidden, outputs))
         self.passive = inputs - context  # width of the half that is read
 
     def _linear(self, index: int) -> nn.Linear:
@@ -178,7 +174,7 @@ def standard_normal_log_prob(z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*
 def check_sizes(**sizes: int) -> None:
     """Refuse sizes that no flow can have."""
     for name, size in sizes.items():
-        smallest = 2 if name == "dim" else 1
+        smallest = {"dim": 2, "layers": 2, "context": 0}.get(name, 1)
         if size < smallest:
             raise ValueError(f"{name} must be at least {smallest}; got {size}")
 
@@ -282,17 +278,18 @@ class ConditionalFlow(Flow):
     """Blocks of [coupling, fixed random permutation] between data and standard normal noise.
 
     Defaults are HuMR's sizes. Parameter names equal those of FrEIA's `SequenceINN` over
-    `GLOWCouplingBlock`s: `module_list.{2k}.subnet{1,2}.{0,3,6}.{weight,bias}`.
+    `GLOWCouplingBlock`s: `module_list.{2k}.subnet{1,2}.{0,3,6}.{weight,bias}` for three layers.
 
     Args:
         dim: data dimensions, 22 joints x 6 in HuMR.
-        context: width of the context vector, one vector per image.
+        context: width of the context vector, one vector per image; 0 for none.
         blocks: number of couplings; each changes both halves.
         hidden: width of the subnets.
         clamp: largest absolute log-scale per coordinate and coupling (alpha in the paper).
         coupling: a name in `COUPLINGS`.
         dropout: probability in the subnets.
         zero_init: start as the identity (up to permutations): last layers are 0.
+        layers: linear layers of every subnet, at least 2.
         seed: of the permutations; weights come from torch's global generator like in any module.
     """
 
@@ -307,18 +304,19 @@ class ConditionalFlow(Flow):
         coupling: str = "affine",
         dropout: float = 0.0,
         zero_init: bool = False,
+        layers: int = 3,
         seed: int = 0,
     ) -> None:
-        check_sizes(dim=dim, context=context, blocks=blocks, hidden=hidden)
+        check_sizes(dim=dim, context=context, blocks=blocks, hidden=hidden, layers=layers)
         super().__init__(dim, context, projections=2 * blocks)
         if coupling not in COUPLINGS:
             raise ValueError(f"coupling must be one of {sorted(COUPLINGS)}; got {coupling!r}")
         generator = torch.Generator().manual_seed(seed)
 
+        options = {"context": context, "hidden": hidden, "dropout": dropout, "layers": layers}
+
         def subnet(half: int, outputs: int) -> ConditionedSubnet:
-            return ConditionedSubnet(
-                half + context, outputs, context=context, hidden=hidden, dropout=dropout
-            )
+            return ConditionedSubnet(half + context, outputs, **options)
 
         self.module_list = nn.ModuleList()
         for _ in range(blocks):

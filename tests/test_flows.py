@@ -69,10 +69,10 @@ def freia_twin(flow):
 
     def subnet(inputs, outputs):
         hidden = flow.module_list[0].subnet1[0].out_features
-        return nn.Sequential(
-            nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(0.0),
-            nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(hidden, outputs),
-        )  # fmt: skip
+        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(0.0)]
+        if len(flow.module_list[0].subnet1) == 7:
+            layers += [nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.0)]
+        return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
     twin = SequenceINN(flow.dim)
     for _ in flow.module_list[::2]:
@@ -89,9 +89,9 @@ def freia_twin(flow):
     return twin
 
 
-@pytest.mark.parametrize("dim", [5, 6])
-def test_equals_freia_with_a_concatenated_condition(dim, generator):
-    flow = small_flow(dim=dim)
+@pytest.mark.parametrize(("dim", "layers"), [(5, 3), (6, 3), (6, 2)])
+def test_equals_freia_with_a_concatenated_condition(dim, layers, generator):
+    flow = small_flow(dim=dim, layers=layers)
     twin = freia_twin(flow)
     x, condition, context = batch(flow, generator)
     repeated = context.repeat_interleave(4, 0)
@@ -103,6 +103,17 @@ def test_equals_freia_with_a_concatenated_condition(dim, generator):
     generated, log_det = flow.generate(x, condition)
     torch.testing.assert_close(generated.flatten(0, 1), expected)
     torch.testing.assert_close(log_det.flatten(), expected_log_det)
+
+
+def test_without_a_context_every_image_has_the_same_density(generator):
+    flow = small_flow(context=0)
+    x, condition, context = batch(flow, generator, 3)
+    assert context.shape == (3, 0)
+    log_prob = flow.log_prob(x[:1].expand_as(x), condition)
+    torch.testing.assert_close(log_prob, log_prob[:1].expand_as(log_prob))
+    torch.testing.assert_close(flow.generate(flow.normalize(x, condition)[0], condition)[0], x)
+    log_prob.sum().backward()
+    assert all(parameter.grad is not None for parameter in flow.parameters())
 
 
 def test_additive_coupling_is_that_of_nice(generator):
@@ -276,6 +287,7 @@ def test_no_hypotheses_gives_an_empty_result(generator):
         ({"coupling": "cubic"}, "coupling must be one of .*'affine'.* got 'cubic'"),
         ({"dim": 1}, "dim must be at least 2; got 1"),
         ({"blocks": 0}, "blocks must be at least 1; got 0"),
+        ({"layers": 1}, "layers must be at least 2; got 1"),
     ],
 )
 def test_bad_sizes_are_refused(options, message):
