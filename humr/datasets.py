@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from humr.cameras import Crop, box_info
 from humr.detectors import GRID
 from humr.rotations import rotvec_to_matrix
+from humr.shards import read_tensors
 
 SUPERVISION = {"labelled": (True, True), "points": (False, True), "unlabelled": (False, False)}
 
@@ -114,20 +113,7 @@ class Records:
     @classmethod
     def read(cls, path: Path) -> "Records":
         """Read one shard; every tensor must be there, and none beside them."""
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path.name} is not a readable shard ({error}); delete it and run the world again"
-            ) from error
-        expected = {f.name for f in fields(cls)}
-        if tensors.keys() != expected:
-            raise ValueError(
-                f"{path.name}: missing {sorted(expected - tensors.keys())}, unknown "
-                f"{sorted(tensors.keys() - expected)}; it comes from another version of humr: "
-                "delete it and run the world again"
-            )
-        return cls(**tensors)
+        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
 
     @property
     def crop(self) -> Crop:

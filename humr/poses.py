@@ -6,7 +6,7 @@ a fourth angle, the twist about the upper arm, applied first: $R_x R_y R_z R_x(\
 Right limbs are written as if they were left ones and mirrored by the code: $(x, -y, -z)$.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,12 +170,19 @@ class Poses:
     template: Int[Tensor, " batch"]
 
 
-def sample_poses(count: int, *, rng: np.random.Generator) -> Poses:
+def sample_poses(
+    count: int, *, rng: np.random.Generator, templates: Sequence[str] | None = None
+) -> Poses:
     """Draw poses: template, point between its two keys, side, noise, limits.
 
-    The root joint is left at identity: where the body faces is the camera's affair.
+    The root joint is left at identity: where the body faces is the camera's affair. Of given
+    `templates` each is as probable as the others.
     """
     weights = np.array([COMMON_WEIGHT.get(name, 1.0) for name in TEMPLATE_NAMES])
+    if templates is not None:
+        if unknown := sorted(set(templates) - set(TEMPLATE_NAMES)):
+            raise ValueError(f"no pose templates {unknown}; there are {', '.join(TEMPLATE_NAMES)}")
+        weights = np.array([float(name in templates) for name in TEMPLATE_NAMES])
     template = rng.choice(len(TEMPLATE_NAMES), count, p=weights / weights.sum())
     keys = _key_table()[template]  # (count, 2, 22, 4)
     along = rng.beta(0.8, 0.8, (count, 1, 1))

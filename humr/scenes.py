@@ -42,6 +42,7 @@ class Scenes:
     box: Float[Tensor, "batch 3"]  # centre x, y, side
     truncated: Bool[Tensor, " batch"]
     template: Int[Tensor, " batch"]
+    subject: Int[Tensor, " batch"]  # among the setting's, or 0
 
     def __len__(self) -> int:
         return len(self.focal)
@@ -61,32 +62,64 @@ class Scenes:
         return self.focal * scale, (self.image_size / 2 - corner) * scale[:, None]
 
 
-def draw_scenes(count: int, world: World, body: Body, *, rng: np.random.Generator) -> Scenes:
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Who does what in front of which cameras; by default anybody, anything, any usual camera."""
+
+    templates: tuple[str, ...] | None = None
+    subjects: Float[Tensor, "subjects 11"] | None = None  # body shapes
+    focal: tuple[float, float] = (0.7, 1.6)  # of the photograph's diagonal
+    pitch: tuple[float, float] = (-8.0, 22.0)  # degrees; positive: the camera looks down
+
+
+EVERYBODY = Setting()
+
+
+def draw_betas(count: int, *, rng: np.random.Generator) -> Float[Tensor, "{count} 11"]:
+    """Draw body shapes."""
+    return torch.from_numpy(np.clip(rng.standard_normal((count, 11)), -2.5, 2.5)).float()
+
+
+def draw_scenes(
+    count: int,
+    world: World,
+    body: Body,
+    *,
+    rng: np.random.Generator,
+    setting: Setting = EVERYBODY,
+) -> Scenes:
     """Draw people, poses, cameras and boxes."""
-    poses = sample_poses(count, rng=rng)
+    poses = sample_poses(count, rng=rng, templates=setting.templates)
     rotations = rotvec_to_matrix(poses.rotvec)
-    rotations[:, 0] = _orientation(count, world, rng)
-    betas = torch.from_numpy(np.clip(rng.standard_normal((count, 11)), -2.5, 2.5)).float()
+    rotations[:, 0] = _orientation(count, world, setting.pitch, rng)
+    subject = torch.zeros(count, dtype=torch.long)
+    if setting.subjects is None:
+        betas = draw_betas(count, rng=rng)
+    else:
+        subject = torch.from_numpy(rng.integers(0, len(setting.subjects), count))
+        betas = setting.subjects[subject]
     image_size = torch.tensor(IMAGE_SIZES, dtype=torch.float32)[
         torch.from_numpy(rng.integers(0, len(IMAGE_SIZES), count))
     ]
-    ratio = torch.from_numpy(np.exp(rng.uniform(np.log(0.7), np.log(1.6), count))).float()
+    ratio = torch.from_numpy(np.exp(rng.uniform(*np.log(setting.focal), count))).float()
     focal = ratio * image_size.norm(dim=-1)
     truncated = torch.from_numpy(rng.random(count) < world.truncated)
     points = body.vertices(rotations, betas)[:, ::7]
     translation = _place(points, focal, image_size, truncated, rng)
     box = _box(points + translation[:, None], focal, image_size, rng)
     return Scenes(
-        rotations, betas, translation, focal, image_size, box, truncated, poses.template
+        rotations, betas, translation, focal, image_size, box, truncated, poses.template, subject
     )  # fmt: skip
 
 
-def _orientation(count: int, world: World, rng: np.random.Generator) -> Float[Tensor, "batch 3 3"]:
+def _orientation(
+    count: int, world: World, pitches: tuple[float, float], rng: np.random.Generator
+) -> Float[Tensor, "batch 3 3"]:
     """Mostly frontal and upright: yaw, tilt, camera pitch and roll; a few turned anyhow."""
     frontal = rng.random(count) < world.frontal
     yaw = np.where(frontal, rng.uniform(-60, 60, count), rng.uniform(-180, 180, count))
     tilt = rng.normal(0, 6, (count, 2))
-    pitch = rng.uniform(-8, 22, count)
+    pitch = rng.uniform(*pitches, count)
     degrees = np.stack([pitch + tilt[:, 0], np.zeros(count), tilt[:, 1]], -1)
     axis = torch.from_numpy(np.deg2rad(degrees)).float()
     spin = torch.zeros(count, 3)

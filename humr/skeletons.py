@@ -144,6 +144,32 @@ H36M17 = _tree(
     ),
 )
 
+# Lifting (Wehrbein et al. 2021): the 3D pose without its root, the 2D pose of MPII, and the joints
+# whose fitted Gaussians are the condition.
+POSE16 = _tree(
+    "pose16",
+    tuple(
+        (name, None if parent <= 0 else H36M17.names[parent])
+        for name, parent in zip(H36M17.names[1:], H36M17.parents[1:], strict=True)
+    ),
+)
+_MPII_PARENTS = {"thorax": "spine", "spine": "pelvis", "pelvis": None, "head_top": "thorax"}
+MPII16 = _tree(
+    "mpii16",
+    tuple(
+        (name, _MPII_PARENTS.get(name, H36M17.names[H36M17.parents[H36M17.index(name)]]))
+        for name in (
+            "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+            "pelvis", "spine", "thorax", "head_top", "right_wrist", "right_elbow",
+            "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+        )
+    ),
+)  # fmt: skip
+_UNCONDITIONED = ("right_hip", "left_hip", "pelvis")
+CONDITION13 = Skeleton(
+    "condition13", tuple(n for n in MPII16.names if n not in _UNCONDITIONED), (-1,) * 13
+)
+
 COMMON14 = _tree(
     "common14",
     (
@@ -179,7 +205,8 @@ BLAZEPOSE33 = Skeleton(
 )
 
 COCO17_FROM_BLAZEPOSE = index_map(BLAZEPOSE33, COCO17)
-SKELETONS = {s.name: s for s in (BODY22, SMPLX55, COCO17, H36M17, COMMON14, BLAZEPOSE33)}
+_ALL = (BODY22, SMPLX55, COCO17, H36M17, MPII16, COMMON14, BLAZEPOSE33)
+SKELETONS = {s.name: s for s in _ALL}
 
 # Joints whose heatmaps supervise the hypotheses when the detector is unsure (HuMR, section 3.3).
 ARTICULATED = COCO17.indices(

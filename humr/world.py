@@ -1,42 +1,31 @@
-"""The open world: shards of rendered people and of what a real detector says about them.
+"""The open world: shards of rendered people and of what a real detector says about them."""
 
-A shard depends on the configuration, the split and its number alone, so that any process can make
-any shard, in any order, again and again. A shard appears under its name only when it is complete.
-"""
-
-import json
-import multiprocessing
-import os
-import time
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields
-from functools import cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from tqdm import tqdm
+from jaxtyping import Float
+from torch import Tensor
 
 from humr import heatmaps
 from humr.appearance import Wardrobe, background_bank
 from humr.bodies import Body, load_body
 from humr.cameras import Crop
-from humr.config import World, config_hash, to_dict
+from humr.config import World
 from humr.datasets import Records, pack_mask
 from humr.detectors import Detection, Detector
-from humr.files import digest, write_text
-from humr.paths import DATA
 from humr.rotations import matrix_to_rotvec
 from humr.scenes import BOX_SCALE, Scenes, Views, draw_scenes, view
+from humr.shards import Store
 
 RECIPE = 2  # raise it whenever the same configuration would give other images
 SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
 HELD_OUT = ("validation", "test")  # they have backgrounds of their own
 FEATURES = 1152 + 864  # of two inner layers of the detector
 _RENDER_BATCH = 20
-_WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
 
 
 @dataclass(frozen=True)
@@ -66,11 +55,6 @@ def backgrounds(count: int, seed: int, *, held_out: bool) -> np.ndarray:
 def _seed(world: World, split: str, shard: int, *purpose: int) -> list[int]:
     """Name a stream of random numbers; never ends in 0, since NumPy pads seeds with zeros."""
     return [world.seed, SPLITS.index(split), shard, *purpose, 1]
-
-
-def directory(world: World) -> Path:
-    """Where this world lives: one folder for each configuration and recipe."""
-    return DATA / "world" / f"{config_hash(world)}-{RECIPE}"
 
 
 def scenes(world: World, split: str, shard: int) -> Scenes:
@@ -113,25 +97,38 @@ def detect(scene: Scenes, images: np.ndarray) -> list[Detection]:
     return [detector.detect(i, tuple(b)) for i, b in zip(images, boxes, strict=True)]
 
 
+def stacked(found: Sequence[Detection], name: str) -> torch.Tensor:
+    """Join a field of several detections."""
+    return torch.stack([torch.as_tensor(getattr(d, name)) for d in found])
+
+
+def in_photograph(
+    found: Sequence[Detection], scene: Scenes, size: int
+) -> tuple[Float[Tensor, "batch 4"], Float[Tensor, "batch 17 2"]]:
+    """Detector's windows (centre x, y, side, roll) and keypoints in pixels of the photograph."""
+    scale = scene.window.side / size
+    corner = scene.window.centre - scene.window.side[:, None] / 2
+    crops = [d.crop for d in found]
+    centre = torch.stack([c.centre for c in crops]) * scale[:, None] + corner
+    side = torch.stack([c.side for c in crops]) * scale
+    roll = torch.stack([c.roll for c in crops])
+    keypoints = stacked(found, "keypoints_image") * scale[:, None, None] + corner[:, None]
+    window = torch.cat([centre, side[:, None], roll[:, None]], -1)
+    return window.float(), keypoints.float()
+
+
 def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generator) -> Records:
     found = detect(scene, seen.images)
     size = seen.images.shape[1]
     scale = scene.window.side / size
     corner = scene.window.centre - scene.window.side[:, None] / 2
-
-    def stack(name: str) -> torch.Tensor:
-        return torch.stack([torch.as_tensor(getattr(d, name)) for d in found])
-
+    stack = partial(stacked, found)
     maps = heatmaps.calibrate(stack("heatmaps"))
     cells = heatmaps.sample_cells(maps, world.heatmap_samples, generator=generator)
     density = maps.flatten(-2) / maps.amax((-2, -1))[..., None]
     spread = heatmaps.covariance(maps)
     moments = [heatmaps.expectation(maps), spread[..., 0, :], spread[..., 1, 1:]]
-    crops = [d.crop for d in found]
-    centre = torch.stack([c.centre for c in crops]) * scale[:, None] + corner
-    side = torch.stack([c.side for c in crops]) * scale
-    roll = torch.stack([c.roll for c in crops])
-    keypoints = stack("keypoints_image") * scale[:, None, None] + corner[:, None]
+    window, keypoints = in_photograph(found, scene, size)
     resolution = world.mask_resolution
     box_in_window = Crop.upright(
         (scene.box[:, :2] - corner) / scale[:, None], scene.box[:, 2] / scale
@@ -154,8 +151,8 @@ def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generato
         box=scene.box,
         truncated=scene.truncated,
         template=scene.template.to(torch.uint8),
-        window=torch.cat([centre, side[:, None], roll[:, None]], -1).float(),
-        keypoints=keypoints.float(),
+        window=window,
+        keypoints=keypoints,
         confidence=stack("confidence").float(),
         peak=stack("peak").float(),
         flag=torch.tensor([float(d.flag) for d in found]),
@@ -184,90 +181,30 @@ def _look_up(mask: torch.Tensor, box: Crop, resolution: int) -> torch.Tensor:
     return values.unflatten(1, (resolution, resolution))
 
 
-def write(path: Path, records: Records) -> None:
-    """Write a shard so that it is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def store(world: World) -> Store[Records]:
+    """Return the shards of a world, made or not."""
+    return Store(
+        name="open world",
+        config=world,
+        sizes=world.sizes,
+        shard=world.shard,
+        recipe=RECIPE,
+        make=make_shard,
+        read=Records.read,
+        join=Records.join,
+    )
 
 
-def shards(world: World, split: str) -> list[Path]:
-    """Paths of all shards of a split, made or not."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
-    count = -(-world.sizes[split] // world.shard)
-    return [directory(world) / f"{split}-{i:05d}.safetensors" for i in range(count)]
+def directory(world: World) -> Path:
+    """Where this world lives: one folder for each configuration and recipe."""
+    return store(world).directory
 
 
 def generate(world: World, *, splits: Iterable[str] = SPLITS, workers: int | None = None) -> Path:
     """Make every shard that is missing, in several processes, and write the manifest."""
-    jobs = [
-        (split, i)
-        for split in splits
-        for i, path in enumerate(shards(world, split))
-        if not path.exists()
-    ]
-    if jobs:
-        small = world.shard * len(jobs) <= _WORTH_A_PROCESS
-        _run(world, jobs, 1 if small else workers or os.cpu_count() or 1)
-    if jobs or not (directory(world) / "manifest.json").exists():
-        _write_manifest(world)
-    return directory(world)
-
-
-def _run(world: World, jobs: list[tuple[str, int]], workers: int) -> None:
-    total = sum(min(world.shard, world.sizes[s] - i * world.shard) for s, i in jobs)
-    with tqdm(total=total, desc="open world", unit="image", mininterval=2) as bar:
-        if workers == 1:
-            for split, i in jobs:
-                bar.update(_job(world, split, i))
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-            futures = [pool.submit(_job, world, split, i) for split, i in jobs]
-            for future in as_completed(futures):
-                bar.update(future.result())
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _job(world: World, split: str, shard: int) -> int:
-    records = make_shard(world, split, shard)
-    write(shards(world, split)[shard], records)
-    return len(records)
-
-
-def _write_manifest(world: World) -> None:
-    present = [p for split in SPLITS for p in shards(world, split) if p.exists()]
-    manifest = {
-        "world": to_dict(world),
-        "recipe": RECIPE,
-        "written": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "shards": {p.name: digest(p) for p in present},
-    }
-    write_text(directory(world) / "manifest.json", json.dumps(manifest, indent=1))
+    return store(world).generate(splits=splits, workers=workers)
 
 
 def load(world: World, split: str) -> Records:
     """Read a split into memory, checking each shard against the manifest."""
-    paths = shards(world, split)
-    if missing := [p.name for p in paths if not p.exists()]:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} shards of {split!r} are not there yet "
-            f"(first: {missing[0]}); make them with: python3 -m humr world"
-        )
-    expected = json.loads((directory(world) / "manifest.json").read_text())["shards"]
-    for path in paths:
-        if digest(path) != expected.get(path.name):
-            raise ValueError(
-                f"{path.name} is not what the manifest says (damaged, or made by other code); "
-                "delete it and manifest.json, and run the world again"
-            )
-    return Records.join([Records.read(path) for path in paths])
+    return store(world).load(split)

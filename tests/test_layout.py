@@ -35,10 +35,13 @@ LAYERS = (
     | {"variants", "comparisons", "tables", "memory", "claims"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
-    {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"},
-    {"mesh", "objective", "measures", "lifting", "official"},
+    {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
+    | {"shards", "lifting_data", "lifting_world"},
+    {"mesh", "objective", "measures", "lifting", "official"}
+    | {"lifting_losses", "lifting_objective", "lifting_metrics"}
+    | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
-    | {"cases", "gallery", "panels", "curves", "charts"},
+    | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.

@@ -1,0 +1,258 @@
+r"""Data of the lifting systems: 2D poses and Gaussians from a detector, 3D poses as labels.
+
+Coordinates are those of Wehrbein et al. (2021): camera axes with y up and z towards the camera
+(y and z negated); 2D poses with y up, centred, divided by their standard deviation.
+
+The detector has no pelvis, spine, thorax and no top of the head. They are derived: each is a
+weighted sum of detected joints (`DERIVED`, the proportions of the open body at rest). Errors of
+neighbouring joints go together, since whatever hides one hides the other, so that a derived joint
+gets the mean covariance of its sources, not the smaller one of independent errors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from humr.cameras import Crop
+from humr.detectors import GRID
+from humr.shards import read_tensors
+from humr.skeletons import COCO17, CONDITION13, H36M17, MPII16, POSE16, Skeleton
+
+DERIVED: Mapping[str, Mapping[str, float]] = {
+    "pelvis": {"left_hip": 0.5, "right_hip": 0.5},
+    "thorax": {"left_shoulder": 0.5, "right_shoulder": 0.5},
+    "spine": {"left_hip": 0.185, "right_hip": 0.185, "left_shoulder": 0.315,
+              "right_shoulder": 0.315},
+    "head_top": {"left_ear": 0.79, "right_ear": 0.79, "left_shoulder": -0.29,
+                 "right_shoulder": -0.29},
+}  # fmt: skip
+# Width in cells that few of the detector's peaks exceed at joints that it is sure of, by Gaussian
+# fit and by moments; it stands for the 2 px with which the paper's detector was trained.
+SHARP = {"fit": 1.4, "moments": 1.2}
+SHARP_PIXELS = 2.0
+CERTAIN = 1.05 * SHARP_PIXELS  # px; wider axes are uncertain, and doubled in the condition
+AMBIGUOUS = 5.0  # px; one wider axis makes an image part of the ambiguous subset
+SIGMA_RANGE = (0.2, 10.0)  # px
+SIGMA_UNIT = 10 * SHARP_PIXELS  # px; what 1 means in the condition
+
+
+@dataclass(frozen=True)
+class LiftingBatch:
+    """What lifting systems see and learn from."""
+
+    pose: Float[Tensor, "batch 16 3"]  # label: POSE16, metres, centred on its mean
+    points: Float[Tensor, "batch 16 2"]  # of the detector: MPII16, normalised
+    condition: Float[Tensor, "batch 13 6"]  # amplitude, mean x, y, covariance xx, xy, yy
+    target: Float[Tensor, "batch 17 3"]  # label: H36M17, metres, pelvis at 0; for metrics
+
+    def __len__(self) -> int:
+        return len(self.pose)
+
+    def __getitem__(self, index: slice | Tensor) -> "LiftingBatch":
+        return LiftingBatch(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> "LiftingBatch":
+        """Move every tensor."""
+        return LiftingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def mirrored(self, chosen: Bool[Tensor, " batch"]) -> "LiftingBatch":
+        """Swap left and right in the chosen images."""
+        flipped = LiftingBatch(
+            _swap(self.pose, POSE16, (-1, 1, 1)),
+            _swap(self.points, MPII16, (-1, 1)),
+            _swap(self.condition, CONDITION13, (1, -1, 1, 1, -1, 1)),
+            _swap(self.target, H36M17, (-1, 1, 1)),
+        )
+        return LiftingBatch(
+            **{
+                f.name: torch.where(
+                    chosen[:, None, None], getattr(flipped, f.name), getattr(self, f.name)
+                )
+                for f in fields(self)
+            }
+        )
+
+
+def _swap(values: Tensor, skeleton: Skeleton, signs: tuple[int, ...]) -> Tensor:
+    return values[:, list(skeleton.mirrored)] * values.new_tensor(signs)
+
+
+def complete(pose: Float[Tensor, "*batch 16 3"]) -> Float[Tensor, "*batch 17 3"]:
+    """Put the pelvis, the middle of the hips, in front, and move it to the origin."""
+    hips = POSE16.indices(["right_hip", "left_hip"])
+    pelvis = pose[..., list(hips), :].mean(-2, keepdim=True)
+    return torch.cat([torch.zeros_like(pelvis), pose - pelvis], -2)
+
+
+def normalised(points: Float[Tensor, "*batch joints 2"]) -> Float[Tensor, "*batch joints 2"]:
+    """Turn image points (y down) into a 2D pose: y up, mean 0, standard deviation 1 over all."""
+    centred = (points - points.mean(-2, keepdim=True)) * points.new_tensor([1, -1])
+    return centred / centred.flatten(-2).std(-1, correction=0)[..., None, None]
+
+
+@cache
+def derivation() -> Float[Tensor, "16 17"]:
+    """Weights of the detector's COCO joints in every joint of MPII16."""
+    rows = torch.zeros(len(MPII16), len(COCO17))
+    for row, name in zip(rows, MPII16.names, strict=True):
+        for source, weight in DERIVED.get(name, {name: 1.0}).items():
+            row[COCO17.index(source)] = weight
+    return rows
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """One Gaussian per joint, in the photograph's axes (y down); widths in the paper's pixels."""
+
+    amplitude: Float[Tensor, "images joints"]
+    mean: Float[Tensor, "images joints 2"]  # pixels of the photograph
+    covariance: Float[Tensor, "images joints 2 2"]
+
+    @property
+    def sigma(self) -> Float[Tensor, "images joints 2"]:
+        """Standard deviation along both axes, smaller first."""
+        return torch.linalg.eigvalsh(self.covariance).clamp_min(0).sqrt()
+
+    def derived(self) -> "Gaussians":
+        """Gaussians of MPII16 from those of COCO17."""
+        weights = derivation().to(self.mean)
+        shares = weights.abs() / weights.abs().sum(-1, keepdim=True)
+        return Gaussians(
+            self.amplitude @ shares.T,
+            weights @ self.mean,
+            torch.einsum("mc,nckl->nmkl", shares, self.covariance),
+        )
+
+    def condition(self, *, doubled: bool) -> Float[Tensor, "images 13 6"]:
+        """Condition of the lifting flow from MPII16's Gaussians (official code, and section 3.4).
+
+        Amplitude cut to 0..1.2, means normalised like a 2D pose, and the covariance with y up, in
+        units of `SIGMA_UNIT`, its axes cut to `SIGMA_RANGE`, and those wider than `CERTAIN`
+        `doubled` (official code, not in the paper).
+        """
+        variance, axes = torch.linalg.eigh(self.covariance)
+        sigma = variance.clamp_min(0).sqrt().clamp(*SIGMA_RANGE)
+        if doubled:
+            sigma = torch.where(sigma > CERTAIN, 2 * sigma, sigma)
+        matrix = axes * (sigma / SIGMA_UNIT).square()[..., None, :] @ axes.mT
+        values = [self.amplitude.clamp(0, 1.2)[..., None], normalised(self.mean)]
+        values += [matrix[..., :1, 0], -matrix[..., :1, 1], matrix[..., 1:, 1]]
+        kept = list(MPII16.indices(CONDITION13.names))
+        return torch.cat(values, -1)[:, kept].float()
+
+
+@dataclass(frozen=True)
+class LiftingRecords:
+    """One split of the lifting world, as it lies on disk."""
+
+    joints: Float[Tensor, "images 17 3"]  # H36M17 in camera space, metres
+    focal: Float[Tensor, " images"]
+    image_size: Float[Tensor, "images 2"]
+    box: Float[Tensor, "images 3"]
+    window: Float[Tensor, "images 4"]  # of the detector: centre x, y, side, roll
+    keypoints: Float[Tensor, "images 17 2"]  # of the detector, COCO17, pixels of the photograph
+    confidence: Float[Tensor, "images 17"]
+    peak: Float[Tensor, "images 17"]
+    fits: Float[Tensor, "images 17 6"]  # Gaussians, cells: amplitude, mean, covariance xx, xy, yy
+    rmse: Float[Tensor, "images 17"]
+    converged: Bool[Tensor, "images 17"]
+    moments: Float[Tensor, "images 17 6"]  # the same, of what exceeds a tenth of the peak
+    template: UInt8[Tensor, " images"]  # the action
+    subject: UInt8[Tensor, " images"]
+    # for evaluation only
+    true_keypoints: Float[Tensor, "images 17 2"]
+    visibility: UInt8[Tensor, "images 17"]
+
+    def __len__(self) -> int:
+        return len(self.focal)
+
+    def __getitem__(self, index: slice | Tensor) -> "LiftingRecords":
+        return LiftingRecords(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @classmethod
+    def join(cls, parts: list["LiftingRecords"]) -> "LiftingRecords":
+        """Put records one after another."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
+
+    @classmethod
+    def read(cls, path: Path) -> "LiftingRecords":
+        """Read one shard; every tensor must be there, and none beside them."""
+        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
+
+    def gaussians(self, kind: str = "fit") -> Gaussians:
+        """Gaussians of the COCO joints, by least squares ("fit") or from "moments"."""
+        values = {"fit": self.fits, "moments": self.moments}[kind]
+        amplitude, x, y, xx, xy, yy = values.unbind(-1)
+        window = Crop(self.window[:, :2], self.window[:, 2], self.window[:, 3])
+        cosine, sine = window.roll.cos(), window.roll.sin()
+        turn = torch.stack([cosine, -sine, sine, cosine], -1).unflatten(-1, (1, 2, 2))
+        covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
+        pixels = (SHARP_PIXELS / SHARP[kind]) ** 2
+        return Gaussians(
+            amplitude,
+            window.to_image(GRID.to_crop(torch.stack([x, y], -1))),
+            pixels * (turn @ covariance @ turn.mT),
+        )
+
+    @property
+    def ambiguous(self) -> Bool[Tensor, " images"]:
+        """Images with a joint that is wider than 5 px along an axis (the paper's rule)."""
+        return (self.gaussians().derived().sigma[..., 1] > AMBIGUOUS).any(-1)
+
+    def batch(self, *, gaussians: str = "fit", doubled: bool = True) -> LiftingBatch:
+        """What lifting systems see of all these images."""
+        upright = self.joints * self.joints.new_tensor([1, -1, -1])
+        pose = upright[:, 1:]
+        return LiftingBatch(
+            pose=pose - pose.mean(1, keepdim=True),
+            points=normalised(derivation() @ self.keypoints),
+            condition=self.gaussians(gaussians).derived().condition(doubled=doubled),
+            target=upright - upright[:, :1],
+        )
+
+    def prepared(
+        self, group: str, *, gaussians: str = "fit", doubled: bool = True
+    ) -> "LiftingSet":
+        """Return what is trained and tested on, ready to be indexed."""
+        return LiftingSet(
+            self.batch(gaussians=gaussians, doubled=doubled),
+            self.template.long(),
+            self.subject.long(),
+            self.ambiguous,
+            group,
+        )
+
+
+@dataclass(frozen=True)
+class LiftingSet:
+    """A split in memory as systems see it, with what tables sort by."""
+
+    data: LiftingBatch
+    action: Int[Tensor, " images"]  # index into `poses.TEMPLATE_NAMES`
+    subject: Int[Tensor, " images"]
+    ambiguous: Bool[Tensor, " images"]
+    group: str  # name of the split
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: slice | Tensor) -> "LiftingSet":
+        parts = (self.data, self.action, self.subject, self.ambiguous)
+        return LiftingSet(*(part[index] for part in parts), self.group)
+
+    def batch(self) -> LiftingBatch:
+        """All images at once."""
+        return self.data
+
+    def draw(self, batch: int, *, generator: torch.Generator, mirror: bool) -> LiftingBatch:
+        """Draw images at random; with `mirror` every other one is swapped left for right."""
+        chosen = self.data[torch.randint(len(self), (batch,), generator=generator)]
+        if not mirror:
+            return chosen
+        return chosen.mirrored(torch.rand(batch, generator=generator) < 0.5)
