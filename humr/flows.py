@@ -80,8 +80,9 @@ class ConditionedSubnet(nn.Sequential):
         hidden = functional.linear(half, self._linear(0).weight[:, : self.passive])
         images = len(projected)  # hypotheses of one image lie together
         hidden = hidden.unflatten(0, (images, len(half) // max(images, 1)))
-        hidden = (hidden + projected[:, None]).flatten(0, 1)
-        for layer in islice(self, 1, None):
+        # activate before flattening: backward of an in-place change of a view copies twice
+        hidden = self[1](hidden + projected[:, None]).flatten(0, 1)
+        for layer in islice(self, 2, None):
             hidden = layer(hidden)
         return hidden.to(half.dtype)  # under autocast: scales and log-determinants in float32
 
