@@ -1,6 +1,5 @@
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,27 +7,12 @@ import torch
 from matplotlib.colors import to_rgb
 
 from humr import curves, evaluation, experiments, metrics, studies, variants, world
-from humr.bodies import load_body
 from humr.comparisons import ONE_SEED, means
-from humr.config import Model
 from humr.diagrams import COLOURS
-from humr.mesh import Humr
 from humr.variants import Variant, changed
 
-SMALL = Model(features=2016, feature_width=16, pose_width=8, blocks=1, hidden=16, head_hidden=16)
 TINY = {"labelled": 6, "points": 2, "unlabelled": 2, "validation": 2, "test": 5, "shard": 6,
         "window": 96, "backgrounds": 1}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body("small")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return Humr(SMALL).eval()
 
 
 # ----------------------------------------------------------------------- energy scores
@@ -132,9 +116,8 @@ def test_means_by_are_the_means_of_each_part(rng):
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_a_band_is_at_the_estimates_and_hollow_with_one_seed(seeds, rng):
+def test_a_band_is_at_the_estimates_and_hollow_with_one_seed(seeds, ax, rng):
     table = curves.means_by(table_of(seeds, rng), "n", ["error"]).query("variant == 'a'")
-    _, ax = plt.subplots()
     curves.band(ax, table, "error", role="wrong", label="A")
     (line,) = ax.lines
     np.testing.assert_allclose(line.get_xydata(), table[["n", "estimate"]])
@@ -144,12 +127,9 @@ def test_a_band_is_at_the_estimates_and_hollow_with_one_seed(seeds, rng):
     face = "white" if seeds == 1 else COLOURS["wrong"]
     assert to_rgb(line.get_markerfacecolor()) == to_rgb(face)
     assert ax.get_xscale() == "log"
-    plt.close()
 
 
-def test_a_band_refuses_several_models_at_once(rng):
+def test_a_band_refuses_several_models_at_once(ax, rng):
     table = curves.means_by(table_of(2, rng), "n", ["error"])
-    _, ax = plt.subplots()
     with pytest.raises(ValueError, match=r"one row per n expected for 'error'; got 4 rows"):
         curves.band(ax, table, "error", role="wrong", label="A")
-    plt.close()
