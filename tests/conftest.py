@@ -1,5 +1,11 @@
-"""Fixtures shared by all tests: seeded generators, one intra-op thread, and the device option."""
+"""Shared by all tests: one intra-op thread, no windows, seeded generators, small networks.
 
+Modules of humr are imported inside functions: the check of array shapes is installed later.
+"""
+
+from dataclasses import replace
+
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -11,6 +17,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    mpl.use("agg")
 
 
 @pytest.fixture
@@ -29,9 +36,85 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
+def ax():
+    """Axes of a figure that is closed afterwards."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+@pytest.fixture(scope="module")
+def body():
+    """The small open body."""
+    from humr.bodies import load_body
+
+    return load_body("small")
+
+
+@pytest.fixture
 def records(generator):
     """Sixteen made-up records with plausible geometry: people of T-pose-like noise in a box."""
     return fake_records(16, generator)
+
+
+@pytest.fixture
+def batch(records, generator):
+    """All records, with six samples of every heatmap."""
+    return records.batch(samples=6, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """A function that makes small networks, always with the same weights."""
+    from humr.config import Model
+    from humr.mesh import Humr
+
+    small = Model(features=2016, feature_width=16, pose_hidden=16, pose_width=8, window_info=True,
+                  blocks=1, hidden=16, head_hidden=16, normalise=True)  # fmt: skip
+
+    def make(**changes):
+        torch.manual_seed(0)
+        return Humr(replace(small, **changes)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(untrained):
+    """A network without statistics of any data."""
+    return untrained()
+
+
+@pytest.fixture
+def fitted(untrained, records):
+    """A network with the statistics of the records, for one test."""
+    from humr.datasets import Pool
+
+    model = untrained(blocks=2, hidden=24)
+    model.fit_statistics(Pool.of({"labelled": records}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def upright(untrained):
+    """A network whose people stand upright, more or less."""
+    model = untrained()
+    model.flow.standardize(torch.eye(3)[:2].flatten().repeat(22) + 0.1 * torch.randn(50, 132))
+    return model
+
+
+@pytest.fixture(scope="module")
+def case(upright):
+    """A look at the left wrist of one test image."""
+    from humr import cases
+    from humr.profiles import profile
+    from humr.skeletons import COCO17
+
+    world, wrist = profile("smoke").run.world, COCO17.index("left_wrist")
+    generator = torch.Generator().manual_seed(0)
+    return cases.look(world, "test", 3, upright, joint=wrist, hypotheses=6, generator=generator)
 
 
 def fake_records(count: int, generator: torch.Generator, *, features: int = 2016):

@@ -5,35 +5,9 @@ import pytest
 import torch
 
 from humr import cases, world
-from humr.bodies import load_body
-from humr.config import Model
-from humr.mesh import Humr
 from humr.profiles import profile
-from humr.skeletons import COCO17
 
 CONFIG = profile("smoke").run.world
-WRIST = COCO17.index("left_wrist")
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body("small")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    small = Model(features=2016, feature_width=16, window_info=True, blocks=1, hidden=16,
-                  head_hidden=16, normalise=True)  # fmt: skip
-    model = Humr(small)
-    model.flow.standardize(torch.eye(3)[:2].flatten().repeat(22) + 0.1 * torch.randn(50, 132))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def case(model):
-    generator = torch.Generator().manual_seed(0)
-    return cases.look(CONFIG, "test", 3, model, joint=WRIST, hypotheses=6, generator=generator)
 
 
 def test_the_truth_in_3d_projects_onto_the_true_keypoints(case, body):
@@ -93,14 +67,14 @@ def test_judging_the_truth_costs_nothing_and_distance_is_the_score_of_a_point(ca
     assert both["energy"] == pytest.approx(64, rel=1e-2)
 
 
-def test_without_noise_every_hypothesis_is_the_mode(case, model, body):
+def test_without_noise_every_hypothesis_is_the_mode(case, upright, body):
     generator = torch.Generator().manual_seed(0)
-    points = case.tempered(model, body, 3, noise=0.0, generator=generator)
-    mode = case.posterior.pixels(case.posterior.mode.keypoints(body, "coco17")[None])[0, WRIST]
-    torch.testing.assert_close(points, mode.expand(3, 2), atol=1e-2, rtol=0)
+    points = case.tempered(upright, body, 3, noise=0.0, generator=generator)
+    mode = case.posterior.pixels(case.posterior.mode.keypoints(body, "coco17")[None])[0]
+    torch.testing.assert_close(points, mode[case.joint].expand(3, 2), atol=1e-2, rtol=0)
 
 
 def test_points_drawn_from_a_heatmap_lie_in_its_regions_as_often_as_they_say(case):
     generator = torch.Generator().manual_seed(0)
-    drawn = case.posterior.detection.sample(1500, generator=generator)[:, WRIST].float()
+    drawn = case.posterior.detection.sample(1500, generator=generator)[:, case.joint].float()
     assert case.inside_heatmap(drawn, level=0.8) == pytest.approx(0.8, abs=0.05)

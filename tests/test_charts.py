@@ -1,7 +1,5 @@
 """Charts: what is drawn is what the table says."""
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +7,6 @@ from matplotlib.colors import to_hex
 
 from humr import charts, comparisons
 from humr.diagrams import COLOURS
-
-mpl.use("Agg")
 
 
 def rows_of(effects, rng, *, seeds=3, images=40):
@@ -31,13 +27,6 @@ def rows_of(effects, rng, *, seeds=3, images=40):
         for seed in range(seeds)
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-@pytest.fixture
-def ax():
-    fig, axes = plt.subplots()
-    yield axes
-    plt.close(fig)
 
 
 @pytest.fixture
@@ -145,7 +134,7 @@ def test_metrics_have_names_and_units(metric, words):
     assert charts.quantity(metric) == words
 
 
-def test_dumbbells_refuse_metrics_in_different_orders():
+def test_dumbbells_refuse_metrics_in_different_orders(ax):
     means = pd.DataFrame(
         {
             "variant": ["a", "b", "b", "a"],
@@ -158,4 +147,4 @@ def test_dumbbells_refuse_metrics_in_different_orders():
         }
     )
     with pytest.raises(ValueError, match="same order"):
-        charts.dumbbells(plt.figure().subplots(), means, {"x": "X", "y": "Y"})
+        charts.dumbbells(ax, means, {"x": "X", "y": "Y"})

@@ -1,19 +1,7 @@
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 import torch
 
 from humr import diagrams
-
-mpl.use("agg")
-
-
-@pytest.fixture
-def ax():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
 
 
 def test_crop_axes_point_down(ax):

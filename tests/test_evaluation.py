@@ -5,11 +5,7 @@ import pytest
 import torch
 
 from humr import evaluation
-from humr.bodies import load_body
-from humr.config import Model
-from humr.mesh import Humr
 
-SMALL = Model(features=2016, feature_width=16, pose_width=8, blocks=1, hidden=16, head_hidden=16)
 COLUMNS = {
     "image", "template", "truncated", "hidden", "paper_hidden",
     *(f"{error}_{which}" for error in ("mpjpe", "pa_mpjpe", "pve")
@@ -25,17 +21,6 @@ COLUMNS = {
       for axis in "xyz"),
     "pa_limbs_mode", "pa_limbs_detector",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body("small")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return Humr(SMALL).eval()
 
 
 def test_evaluate_gives_one_row_per_image_and_repeats(records, body, model):
@@ -111,9 +96,8 @@ def test_an_unknown_focal_length_moves_the_camera_not_the_truth(records, body, m
     assert told[same].equals(guessed[same])
 
 
-def test_a_network_that_reads_heatmap_samples_gets_them(records, body):
-    torch.manual_seed(0)
-    reader = Humr(replace(SMALL, embedding=True, embedding_samples=5)).eval()
+def test_a_network_that_reads_heatmap_samples_gets_them(records, body, untrained):
+    reader = untrained(embedding=True, embedding_samples=5)
     rows = evaluation.evaluate(reader, body, records[slice(0, 3)], hypotheses=2)
     assert rows.nll.notna().all()
 

@@ -4,15 +4,9 @@ import pytest
 import torch
 
 from humr import measures, metrics
-from humr.bodies import load_body
 from humr.measures import forecast, truth_of
 from humr.mesh import People
 from humr.rotations import matrix_to_sixd
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body("small")
 
 
 @pytest.fixture

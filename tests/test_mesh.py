@@ -3,31 +3,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from humr.bodies import load_body
 from humr.config import Model
 from humr.datasets import Batch, Pool
 from humr.mesh import DIM, Humr, to_crop
-
-SMALL = Model(features=2016, feature_width=16, pose_hidden=16, pose_width=8, window_info=True,
-              blocks=2, hidden=24, head_hidden=16, normalise=True)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body("small")
-
-
-@pytest.fixture
-def model(records):
-    torch.manual_seed(0)
-    model = Humr(SMALL)
-    model.fit_statistics(Pool.of({"labelled": records}))
-    return model.eval()
-
-
-@pytest.fixture
-def batch(records, generator) -> Batch:
-    return records.batch(samples=6, generator=generator)
 
 
 def seeded():
@@ -41,38 +19,38 @@ def test_paper_sizes_are_those_of_the_paper():
     assert parameters / 1e6 == pytest.approx(36.10, abs=0.01)
 
 
-def test_hypotheses_share_shape_and_camera_and_differ_in_pose(model, batch):
-    drawn = model.sample(batch, 5, generator=seeded())
+def test_hypotheses_share_shape_and_camera_and_differ_in_pose(fitted, batch):
+    drawn = fitted.sample(batch, 5, generator=seeded())
     assert drawn.samples.rotations.shape == (16, 5, 22, 3, 3)
     assert (drawn.samples.betas == drawn.mode.betas[:, None]).all()
     assert (drawn.samples.translation == drawn.mode.translation[:, None]).all()
     assert drawn.samples.sixd.std(1).min() > 0
 
 
-def test_sampling_is_repeatable(model, batch):
-    first, second = (model.sample(batch, 3, generator=seeded()) for _ in range(2))
+def test_sampling_is_repeatable(fitted, batch):
+    first, second = (fitted.sample(batch, 3, generator=seeded()) for _ in range(2))
     assert torch.equal(first.samples.sixd, second.samples.sixd)
 
 
-def test_a_batch_of_one_equals_its_row_in_a_larger_batch(model, batch):
-    noise = model.noise(len(batch), 3, seeded())
-    every = model.people(model.observe(batch), noise)
-    alone = model.people(model.observe(batch[:1]), noise[:1])
+def test_a_batch_of_one_equals_its_row_in_a_larger_batch(fitted, batch):
+    noise = fitted.noise(len(batch), 3, seeded())
+    every = fitted.people(fitted.observe(batch), noise)
+    alone = fitted.people(fitted.observe(batch[:1]), noise[:1])
     torch.testing.assert_close(alone.sixd, every.sixd[:1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(alone.translation, every.translation[:1])
 
 
-def test_stream_gives_the_count_asked_for_in_chunks(model, batch):
-    pieces = list(model.stream(batch, 10, generator=seeded(), chunk=4))
+def test_stream_gives_the_count_asked_for_in_chunks(fitted, batch):
+    pieces = list(fitted.stream(batch, 10, generator=seeded(), chunk=4))
     assert [p.sixd.shape[1] for p in pieces] == [4, 4, 2]
 
 
-def test_density_follows_the_change_of_variables(model, batch):
-    noise = model.noise(len(batch), 2, seeded())
-    observation = model.observe(batch)
-    sixd, log_det = model.flow.generate(noise, observation.condition)
+def test_density_follows_the_change_of_variables(fitted, batch):
+    noise = fitted.noise(len(batch), 2, seeded())
+    observation = fitted.observe(batch)
+    sixd, log_det = fitted.flow.generate(noise, observation.condition)
     base = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(-1)
-    actual = model.log_prob(batch, sixd.unflatten(-1, (22, 6)))
+    actual = fitted.log_prob(batch, sixd.unflatten(-1, (22, 6)))
     torch.testing.assert_close(actual, base - log_det, atol=1e-3, rtol=1e-4)
     assert sixd.shape[-1] == DIM
 
@@ -97,10 +75,10 @@ def test_a_batch_holds_nothing_that_only_the_evaluation_may_know():
         {"embedding": True, "embedding_samples": 6, "pose_width": 8},
     ],
 )
-def test_variants_of_the_network_draw_and_score(change, records, batch):
-    model = Humr(replace(SMALL, **change))
+def test_variants_of_the_network_draw_and_score(change, untrained, records, batch):
+    model = untrained(**change)
     model.fit_statistics(Pool.of({"labelled": records}))
-    drawn = model.eval().sample(batch, 3, generator=seeded())
+    drawn = model.sample(batch, 3, generator=seeded())
     assert drawn.samples.sixd.isfinite().all()
     assert model.log_prob(batch, drawn.samples.sixd).shape == (16, 3)
     if "box" in change:

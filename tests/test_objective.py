@@ -4,38 +4,15 @@ import pytest
 import torch
 
 from humr import losses
-from humr.bodies import load_body
-from humr.config import Model, Supervision, Weights
-from humr.datasets import Batch, Pool
-from humr.mesh import Humr
+from humr.config import Supervision, Weights
 from humr.objective import HumrObjective, followed
 
-SMALL = Model(features=2016, feature_width=16, pose_hidden=16, pose_width=8, window_info=True,
-              blocks=2, hidden=24, head_hidden=16, normalise=True)  # fmt: skip
 EVERY = Weights(random_keypoints=1e-3)
 
 
-@pytest.fixture(scope="module")
-def body():
-    return load_body("small")
-
-
 @pytest.fixture
-def model(records):
-    torch.manual_seed(0)
-    model = Humr(SMALL)
-    model.fit_statistics(Pool.of({"labelled": records}))
-    return model.eval()
-
-
-@pytest.fixture
-def batch(records, generator) -> Batch:
-    return records.batch(samples=6, generator=generator)
-
-
-@pytest.fixture
-def objective(model, body):
-    return HumrObjective(model, body, EVERY, Supervision(heatmap_samples=6), hypotheses=4).eval()
+def objective(fitted, body):
+    return HumrObjective(fitted, body, EVERY, Supervision(heatmap_samples=6), hypotheses=4).eval()
 
 
 def seeded():

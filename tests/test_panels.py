@@ -5,30 +5,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from test_cases import body, case, model  # noqa: F401 - fixtures
 
 from humr import panels
 from humr.diagrams import COLOURS
 
-mpl.use("agg")
-
 
 @pytest.fixture
-def ax():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
-@pytest.fixture
-def around(case):  # noqa: F811
+def around(case):
     """Twenty points in a circle about the middle of the box, a tenth of its side away."""
     angle = torch.linspace(0, 6, 20)
     x, y, side = case.posterior.batch.box[0]
     return torch.stack([x + 0.1 * side * angle.cos(), y + 0.1 * side * angle.sin()], -1)
 
 
-def test_the_window_holds_the_box_and_the_points(case, around):  # noqa: F811
+def test_the_window_holds_the_box_and_the_points(case, around):
     box = case.posterior.batch.box[0]
     near = panels.window_of(case.posterior, [around])
     assert float(near.crop.side / box[2]) == pytest.approx(1.1)
@@ -37,7 +27,7 @@ def test_the_window_holds_the_box_and_the_points(case, around):  # noqa: F811
     assert (far.crop.to_crop(around + 0.8 * box[2]).abs() <= 1).float().mean() > 0.9
 
 
-def test_impossible_points_look_different(ax, case, around):  # noqa: F811
+def test_impossible_points_look_different(ax, case, around):
     window = panels.window_of(case.posterior, [around])
     possible = torch.arange(20) < 15
     panels.dots(ax, window, around, possible)
@@ -47,7 +37,7 @@ def test_impossible_points_look_different(ax, case, around):  # noqa: F811
     np.testing.assert_allclose(red.get_offsets(), window.pixels(around)[15:], rtol=1e-5)
 
 
-def test_the_share_in_the_title_is_of_hidden_joints_only(ax, case, around):  # noqa: F811
+def test_the_share_in_the_title_is_of_hidden_joints_only(ax, case, around):
     window = panels.window_of(case.posterior, [around])
     share = panels.one_joint(ax, window, case, around, "wrist")
     expected = float(case.possible(around).float().mean()) if case.hidden else 1.0
@@ -55,7 +45,7 @@ def test_the_share_in_the_title_is_of_hidden_joints_only(ax, case, around):  # n
     assert ("%" in ax.get_title("left") + ax.get_title()) == case.hidden
 
 
-def test_the_mask_loss_pulls_what_is_off_the_mask(ax, case, around):  # noqa: F811
+def test_the_mask_loss_pulls_what_is_off_the_mask(ax, case, around):
     window = panels.window_of(case.posterior, [around])
     batch = case.posterior.batch
     nobody, everybody = torch.zeros_like(batch.mask), torch.ones_like(batch.mask)
@@ -67,7 +57,7 @@ def test_the_mask_loss_pulls_what_is_off_the_mask(ax, case, around):  # noqa: F8
         assert panels.mask_pull(ax, window, other, around, around) == expected
 
 
-def test_two_bodies_in_one_view_show_both_colours(case, body):  # noqa: F811
+def test_two_bodies_in_one_view_show_both_colours(case, body):
     bodies = [case.posterior.samples[i].vertices(body) for i in (0, 1)]
     tints = [panels.tinted(v, role) for v, role in zip(bodies, panels.PAIR, strict=True)]
     view = panels.side_by_side(bodies, tints, body).astype(int)
@@ -76,7 +66,7 @@ def test_two_bodies_in_one_view_show_both_colours(case, body):  # noqa: F811
     assert min(blue, red) > 100
 
 
-def test_ends_are_about_the_hips_and_point_down(case, body):  # noqa: F811
+def test_ends_are_about_the_hips_and_point_down(case, body):
     fig, (front, side) = plt.subplots(1, 2)
     panels.ends(front, side, case, body)
     assert front.get_ylim()[0] > front.get_ylim()[1]
@@ -86,7 +76,7 @@ def test_ends_are_about_the_hips_and_point_down(case, body):  # noqa: F811
     plt.close(fig)
 
 
-def test_rows_fill_their_axes(case, body):  # noqa: F811
+def test_rows_fill_their_axes(case, body):
     fig, axes = panels.grid(3, 5)
     panels.opposite(axes[0], case.posterior, body, case.joint)
     panels.hypotheses(axes[1], case.posterior, body, case.joint)

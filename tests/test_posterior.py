@@ -7,27 +7,13 @@ from matplotlib import pyplot as plt
 from skimage import data
 
 from humr import figures, posterior
-from humr.bodies import load_body
-from humr.config import Model
 from humr.detectors import Detector, PersonNotFoundError
-from humr.mesh import Humr
 from humr.skeletons import ARTICULATED, COCO17
 
 
 @pytest.fixture(scope="module")
-def body():
-    return load_body("small")
-
-
-@pytest.fixture(scope="module")
-def chain():
-    torch.manual_seed(0)
-    small = Model(features=2016, feature_width=16, window_info=True, blocks=1, hidden=16,
-                  head_hidden=16, normalise=True)  # fmt: skip
-    model = Humr(small)
-    upright = torch.eye(3)[:2].flatten().repeat(22)
-    model.flow.standardize(upright + 0.1 * torch.randn(50, 132))
-    return model.eval(), Detector.load()
+def chain(upright):
+    return upright, Detector.load()
 
 
 def draw(chain, image=None, **options):
