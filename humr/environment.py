@@ -190,13 +190,11 @@ def install(title: str, arguments: list[str]) -> None:
 def watch(process: "subprocess.Popen[bytes]", title: str, start: float) -> None:
     """Show elapsed seconds and pip's last step until the process ends."""
     terminal = sys.stdout.isatty()
-    last, period = start, 0.5 if terminal else 15.0
-    while process.poll() is None:
-        time.sleep(0.2)
-        if time.monotonic() - last < period:
-            continue
-        last = time.monotonic()
-        text = f"  {title}: {last - start:.0f} s, {step()}"
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5 if terminal else 15.0)
+            break
+        text = f"  {title}: {time.monotonic() - start:.0f} s, {step()}"
         sys.stdout.write(f"\r{text[:78]:<78}" if terminal else text[:98] + "\n")
         sys.stdout.flush()
     if terminal:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -142,6 +144,19 @@ def test_pip_steps_are_shown(tmp_path, monkeypatch):
     assert environment.step() == "starting"
     path.write_text("Collecting torch\n  Downloading torch-2.whl (900 MB)\n   ---- 1/2\n")
     assert environment.step() == "Downloading torch-2.whl"
+
+
+def test_progress_is_shown_until_the_process_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "LOG", tmp_path / "log")
+    (tmp_path / "log").write_text("Collecting torch\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.8)"]) as process:
+        environment.watch(process, "torch", time.monotonic())
+        assert process.returncode == 0
+    _, *shown, cleared, end = capsys.readouterr().out.split("\r")
+    assert shown
+    assert all(re.fullmatch(r"  torch: \d s, Collecting torch +", line) for line in shown)
+    assert (cleared, end) == (" " * 78, "")
 
 
 def test_the_lock_makes_a_second_process_wait(tmp_path, capsys):
