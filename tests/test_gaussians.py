@@ -5,23 +5,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import curve_fit
+from test_heatmaps import COLUMNS, ROWS, gaussian
 
 from humr import heatmaps, profiles, world
 from humr.gaussians import fit_gaussian
-
-ROWS, COLUMNS = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-
-
-def gaussian(amplitude, mean_x, mean_y, sigma_x, theta, sigma_y, *, x=COLUMNS, y=ROWS):
-    """The formula of ICCV 2021, term by term."""
-    cosine, sine, double = math.cos(theta) ** 2, math.sin(theta) ** 2, math.sin(2 * theta)
-    a = cosine / (2 * sigma_x**2) + sine / (2 * sigma_y**2)
-    b = -double / (4 * sigma_x**2) + double / (4 * sigma_y**2)
-    c = sine / (2 * sigma_x**2) + cosine / (2 * sigma_y**2)
-    dx, dy = x - mean_x, y - mean_y
-    exponent = a * dx**2 + 2 * b * dx * dy + c * dy**2
-    return amplitude * (np.exp(-exponent) if isinstance(x, np.ndarray) else torch.exp(-exponent))
-
 
 CASES = [
     (0.7, 20.3, 31.2, 5.0, 0.6, 2.0),
