@@ -42,7 +42,8 @@ def mmd_term(
     It asks for latents that are normal and independent of the 2D pose. No gradient flows to
     $\hat y$. "unbiased" is the paper's U-statistic: it leaves out pairs of a sample with itself,
     is 0 on average for equal distributions and needs a batch of two; "biased", the official
-    code's, takes the mean over all pairs.
+    code's, takes the mean over all pairs. In training, both sets hold the 2D poses of one batch
+    (official code), so that the first is a little below 0 even for the perfect flow.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {sorted(ESTIMATORS)}; got {estimator!r}")
