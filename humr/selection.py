@@ -26,52 +26,42 @@ def cluster_centres(
     origin = points.mean(1, keepdim=True)  # near it float32 can tell hypotheses apart
     points = points - origin
     order = torch.rand(len(points), restarts, total, generator=generator).argsort(-1)
-    chosen = order[..., :clusters].flatten(1).to(points.device)
-    starts = points.take_along_dim(chosen[..., None], 1)
-    centres = lloyd(points, starts.unflatten(1, (restarts, clusters)))
-    best = distortion(points, centres).argmin(1)
-    tightest = centres[torch.arange(len(points), device=best.device), best]
-    return (tightest + origin).unflatten(-1, hypotheses.shape[2:])
+    chosen = order[..., :clusters].to(points.device)
+    tightest = []
+    for one, starts in zip(points, chosen, strict=True):  # one by one, each stops by itself
+        centres = lloyd(one, one[starts])
+        tightest.append(centres[distortion(one, centres).argmin()])
+    return (torch.stack(tightest) + origin).unflatten(-1, hypotheses.shape[2:])
 
 
 def lloyd(
-    points: Float[Tensor, "batch points dim"],
-    centres: Float[Tensor, "batch starts clusters dim"],
-) -> Float[Tensor, "batch starts clusters dim"]:
+    points: Float[Tensor, "points dim"], centres: Float[Tensor, "starts clusters dim"]
+) -> Float[Tensor, "starts clusters dim"]:
     """Move centres to the mean of the points nearest to them until nothing changes.
 
-    All images and starts at once. A centre that no point is nearest to stays where it is.
+    A centre that no point is nearest to stays where it is; a point that is equally near to several
+    centres counts for each.
     """
-    nearest = None
+    before = None
     for _ in range(STEPS):
-        now = _nearest(points, centres)
-        if nearest is not None and torch.equal(now, nearest):
+        scores = _scores(points, centres)
+        member = scores == scores.amax(1, keepdim=True)
+        if before is not None and torch.equal(member, before):
             break
-        nearest = now
-        centres = _means(points, centres, nearest)
+        before, weights = member, member.to(points.dtype)
+        count = weights.sum(-1, keepdim=True)
+        centres = torch.where(count > 0, weights @ points / count.clamp_min(1), centres)
     return centres
 
 
 def distortion(
-    points: Float[Tensor, "batch points dim"],
-    centres: Float[Tensor, "batch starts clusters dim"],
-) -> Float[Tensor, "batch starts"]:
+    points: Float[Tensor, "points dim"], centres: Float[Tensor, "starts clusters dim"]
+) -> Float[Tensor, " starts"]:
     """Mean distance of the points to their nearest centre."""
-    chosen = centres.take_along_dim(_nearest(points, centres)[..., None], 2)
-    return torch.linalg.vector_norm(points[:, None] - chosen, dim=-1).mean(-1)
+    squared = points.square().sum(-1) - 2 * _scores(points, centres).amax(1)
+    return squared.clamp_min(0).sqrt().mean(-1)
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """Index of the centre nearest to every point: (batch, starts, points)."""
-    products = points @ centres.flatten(1, 2).mT  # batch, points, starts * clusters
-    half = centres.square().sum(-1) / 2
-    scores = products.unflatten(-1, centres.shape[1:3]) - half[:, None]
-    return scores.argmax(-1).mT
-
-
-def _means(points: Tensor, centres: Tensor, nearest: Tensor) -> Tensor:
-    clusters = torch.arange(centres.shape[2], device=nearest.device)
-    member = (nearest[:, :, None] == clusters[:, None]).to(points.dtype)
-    count = member.sum(-1, keepdim=True)
-    total = (member.flatten(1, 2) @ points).unflatten(1, centres.shape[1:3])
-    return torch.where(count > 0, total / count.clamp_min(1), centres)
+def _scores(points: Tensor, centres: Tensor) -> Tensor:
+    """Score every centre, highest for the nearest: (starts, clusters, points)."""
+    return centres @ points.T - centres.square().sum(-1, keepdim=True) / 2
