@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
-from humr import checkpoints, evaluation, experiments, studies, world
+from humr import evaluation, experiments, studies, world
 from humr.bodies import Body, load_body
 from humr.comparisons import ONE_SEED, means
 from humr.datasets import Records
@@ -63,7 +63,7 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     name = "".join(map(digest, parts)) + f" {world.directory(config).name} {images} {hypotheses}"
     path = RUNS / "evaluations" / f"curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
-        model, _ = checkpoints.load_model(checkpoint, experiments.build)
+        model, _ = experiments.load(checkpoint)
         world.generate(config, splits=["test"])
         records = world.load(config, "test")[slice(0, images)]
         counts = [n for n in COUNTS if n <= hypotheses]

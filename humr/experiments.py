@@ -7,57 +7,94 @@ Commands: ``python -m humr world laptop``, ``python -m humr train laptop``; main
 import argparse
 import json
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from filelock import FileLock
 from torch import nn
 
-from humr import checkpoints, training, world
-from humr.bodies import Body, load_body
-from humr.config import Model, Run, World, config_hash, from_dict, to_dict
-from humr.datasets import Batch, Pool, Records
-from humr.evaluation import energy_of, evaluate, summary
+from humr import lifting_runs, lifting_world, mesh_runs, world
+from humr.checkpoints import load_model, save_model
+from humr.config import Run, World, config_hash
+from humr.evaluation import summary
 from humr.files import digest, write_text
+from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
 from humr.mesh import Humr
-from humr.objective import HumrObjective
 from humr.paths import DATA, ROOT, RUNS
 from humr.profiles import PROFILES, Profile, profile
 from humr.provenance import provenance
-from humr.rotations import matrix_to_sixd
+from humr.shards import Store
+from humr.training import Progress
 
-EVALUATING = ("evaluation", "measures", "metrics", "surface", "mesh")  # what rows depend on
 SHIPPED = DATA / "checkpoint" / "humr_open"
+AnyRun = Run | LiftingRun | ProposeRun
 
 
-def run_directory(run: Run) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What is particular to one system."""
+
+    name: str  # of its folders and in its checkpoints
+    store: Callable[[Any], Store[Any]]  # data of a world's configuration
+    fit: Callable[[Any, str, str, Path], Progress]  # run, name, device, folder
+    build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
+    evaluate: Callable[..., pd.DataFrame]
+    code: Sequence[str]  # modules that rows depend on
+    check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
+
+
+_LIFTING: dict[str, Any] = {
+    "store": lifting_world.store,
+    "evaluate": lifting_runs.evaluate,
+    "code": lifting_runs.EVALUATING,
+}
+SYSTEMS: dict[type, System] = {
+    Run: System(
+        name="humr",
+        store=world.store,
+        fit=mesh_runs.fit,
+        build=mesh_runs.build,
+        evaluate=mesh_runs.evaluate,
+        code=mesh_runs.EVALUATING,
+        check=mesh_runs.check,
+    ),
+    LiftingRun: System(
+        name="lifting", fit=lifting_runs.fit_flow, build=lifting_runs.build_flow, **_LIFTING
+    ),
+    ProposeRun: System(
+        name="propose", fit=lifting_runs.fit_propose, build=lifting_runs.build_propose, **_LIFTING
+    ),
+}
+
+
+def store(run: AnyRun) -> Store[Any]:
+    """Data that a run is trained and tested on."""
+    return SYSTEMS[type(run)].store(run.world)
+
+
+def run_directory(run: AnyRun) -> Path:
     """Where a run lives: one folder for each configuration."""
-    return RUNS / "models" / f"humr-{config_hash(run)}-{world.RECIPE}"
+    name = SYSTEMS[type(run)].name
+    return RUNS / "models" / f"{name}-{config_hash(run)}-{store(run).recipe}"
 
 
-def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
-    """Train HuMR as configured, or go on, or do nothing if it is done; returns the checkpoint.
+def train(run: AnyRun, *, name: str = "run", device: str = "auto") -> Path:
+    """Train a system as configured, or go on, or do nothing if it is done; returns the checkpoint.
 
     A process that finds another one at work on the same run waits for it.
     """
-    directory = run_directory(run)
-    if run.model.features != world.FEATURES:
-        raise ValueError(
-            f"the open world has {world.FEATURES} features per image; this configuration expects "
-            f"{run.model.features} (profile paper needs licensed data, which have no reader yet)"
-        )
+    directory, system = run_directory(run), SYSTEMS[type(run)]
+    system.check(run)
     if (directory / "done.json").exists():
         return directory / "best"
-    world.generate(run.world)
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "lock"):
         if not (directory / "done.json").exists():
-            progress = _fit(run, name, device, directory)
+            progress = system.fit(run, name, device, directory)
             done = {
                 "step": progress.step,
                 "best_step": progress.best_step,
@@ -68,92 +105,27 @@ def train(run: Run, *, name: str = "run", device: str = "auto") -> Path:
     return directory / "best"
 
 
-def _fit(run: Run, name: str, device: str, directory: Path) -> training.Progress:
-    torch.manual_seed(run.training.seed)
-    fabric = training.make_fabric(run.training, device=device)
-    rule, config = run.supervision, run.training
-    pool = _pool(run.world).showing(poses=rule.poses, points=rule.points)
-    model = Humr(run.model)
-    model.fit_statistics(pool)
-    body = load_body("small").to(fabric.device)
-    objective = HumrObjective(model, body, run.weights, rule, config.hypotheses)
-
-    def draw(generator: torch.Generator) -> Batch:
-        return pool.draw(
-            config.batch,
-            samples=max(rule.heatmap_samples, model.heatmap_samples),
-            generator=generator,
-            labelled=config.labelled_share,
-            gaussian=rule.heatmaps == "gaussian",
-        )
-
-    return training.fit(
-        objective,
-        draw,
-        Validation(world.load(run.world, "validation"), body, samples=model.heatmap_samples),
-        config,
-        directory,
-        fabric=fabric,
-        about={"system": "humr", "name": name, "run": to_dict(run), "recipe": world.RECIPE},
-    )
+def load(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+    """Load a checkpoint of any system: the model, and what its description says."""
+    return load_model(checkpoint, lambda about: _system(about).build(about))
 
 
-@lru_cache(maxsize=1)
-def _pool(config: World) -> Pool:
-    """Load the training images of a world; kept, since many runs of a study share one."""
-    return Pool.of({s: world.load(config, s) for s in ("labelled", "points", "unlabelled")})
-
-
-class Validation:
-    """Energy score (the score that decides), error of the mode, likelihood, on fixed noise."""
-
-    def __init__(
-        self, records: Records, body: Body, *, hypotheses: int = 16, samples: int = 0
-    ) -> None:
-        self.body, self.hypotheses = body, hypotheses
-        generator = torch.Generator().manual_seed(0)
-        self.parts = [
-            records[slice(i, i + 100)].batch(samples=max(samples, 1), generator=generator)
-            for i in range(0, len(records), 100)
-        ]
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the metrics in mm (likelihood in nats per dimension)."""
-        assert isinstance(model, Humr)
-        generator = torch.Generator().manual_seed(1)
-        device = model.flow.mean.device
-        scores, errors, likelihoods = [], [], []
-        for part in self.parts:
-            batch = part.to(device)
-            drawn = model.sample(batch, self.hypotheses, generator=generator)
-            score, error = energy_of(drawn, batch, self.body)
-            sixd = matrix_to_sixd(batch.rotations)[:, None]
-            likelihoods.append(-model.log_prob(batch, sixd)[:, 0] / model.flow.dim)
-            scores.append(score)
-            errors.append(error)
-        return {
-            "score": 1e3 * torch.cat(scores).mean().item(),
-            "mpjpe_mode": 1e3 * torch.cat(errors).mean().item(),
-            "nll": torch.cat(likelihoods).mean().item(),
-        }
-
-
-def build(about: dict[str, Any]) -> Humr:
-    """Build the network that a checkpoint's description asks for."""
-    if about.get("system") != "humr":
-        raise ValueError(f"expected a checkpoint of system 'humr'; got {about.get('system')!r}")
-    return Humr(from_dict(Model, about["run"]["model"]))
+def _system(about: dict[str, Any]) -> System:
+    known = {system.name: system for system in SYSTEMS.values()}
+    name = about.get("system")
+    if name not in known:
+        raise ValueError(f"expected a checkpoint of one of {sorted(known)}; got {name!r}")
+    return known[name]
 
 
 def shipped() -> tuple[Humr, dict[str, Any]]:
     """Load the checkpoint that comes with the repository."""
-    return checkpoints.load_model(SHIPPED, build)
+    return load_model(SHIPPED, mesh_runs.build)
 
 
 def evaluated(
     checkpoint: Path,
-    config: World,
+    config: World | LiftingWorld,
     split: str,
     *,
     hypotheses: int,
@@ -163,24 +135,19 @@ def evaluated(
     """Evaluate a checkpoint on a split of a world, once; rows are kept in `runs/evaluations`.
 
     Their name holds the hash of the weights, of the world, and of the code that evaluates. With
-    `default_focal` the model is not told the focal length.
+    `default_focal` a mesh model is not told the focal length.
     """
-    of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in EVALUATING)
-    key = [digest(checkpoint.with_suffix(".safetensors")), world.directory(config).name, of_code]
-    name = f"{key} {split} {hypotheses} {seed}" + " focal" * default_focal
-    name = sha256(name.encode()).hexdigest()[:16]
+    system = _system(json.loads(checkpoint.with_suffix(".json").read_text()))
+    of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in system.code)
+    weights, data = checkpoint.with_suffix(".safetensors"), system.store(config).directory.name
+    name = f"{[digest(weights), data, of_code]} {split} {hypotheses} {seed}"
+    name = sha256((name + " focal" * default_focal).encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
     if not path.exists():
-        model, _ = checkpoints.load_model(checkpoint, build)
-        world.generate(config, splits=[split])
-        records = world.load(config, split)
-        rows = evaluate(
-            model,
-            load_body("small"),
-            records,
-            hypotheses=hypotheses,
-            seed=seed,
-            default_focal=default_focal,
+        model, about = load(checkpoint)
+        options = {"default_focal": True} if default_focal else {}
+        rows = system.evaluate(
+            model, about, config, split, hypotheses=hypotheses, seed=seed, **options
         )
         write_rows(path, rows)
     return pd.read_parquet(path)
@@ -199,11 +166,11 @@ def ship(run: Run, chosen: Profile) -> dict[str, float]:
     source = run_directory(run)
     if not (source / "done.json").exists():
         raise FileNotFoundError(f"{source.name} is not finished; train {chosen.name} to its end")
-    model, about = checkpoints.load_model(source / "best", build)
+    model, about = load_model(source / "best", mesh_runs.build)
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
     about |= {"profile": chosen.name, "hypotheses": chosen.hypotheses}
     about["data"] = digest(world.directory(run.world) / "manifest.json")
-    checkpoints.save_model(SHIPPED, model.half(), about)
+    save_model(SHIPPED, model.half(), about)
     rows = evaluated(SHIPPED, run.world, "test", hypotheses=chosen.hypotheses)
     result = summary(rows)
     write_rows(SHIPPED.parent / "test_rows.parquet", rows)
@@ -219,11 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=("world", "train", "ship"))
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument("--workers", type=int, help="processes that make the world")
+    parser.add_argument("--lifting", action="store_true", help="the world of the lifting systems")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     options = parser.parse_args(arguments)
     chosen = profile(options.profile)
     if options.command == "world":
-        world.generate(chosen.run.world, workers=options.workers)
+        run = chosen.lifting if options.lifting else chosen.run
+        store(run).generate(workers=options.workers)
     elif options.command == "train":
         train(chosen.run, name=options.profile, device=options.device)
     else:

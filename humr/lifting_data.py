@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from humr.cameras import Crop
@@ -59,6 +59,13 @@ class LiftingBatch:
     def to(self, device: torch.device | str) -> "LiftingBatch":
         """Move every tensor."""
         return LiftingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def draw(self, count: int, *, generator: torch.Generator, mirror: bool) -> "LiftingBatch":
+        """Draw images at random; with `mirror` every other one is swapped left for right."""
+        chosen = self[torch.randint(len(self), (count,), generator=generator)]
+        if not mirror:
+            return chosen
+        return chosen.mirrored(torch.rand(count, generator=generator) < 0.5)
 
     def mirrored(self, chosen: Bool[Tensor, " batch"]) -> "LiftingBatch":
         """Swap left and right in the chosen images."""
@@ -215,44 +222,3 @@ class LiftingRecords:
             condition=self.gaussians(gaussians).derived().condition(doubled=doubled),
             target=upright - upright[:, :1],
         )
-
-    def prepared(
-        self, group: str, *, gaussians: str = "fit", doubled: bool = True
-    ) -> "LiftingSet":
-        """Return what is trained and tested on, ready to be indexed."""
-        return LiftingSet(
-            self.batch(gaussians=gaussians, doubled=doubled),
-            self.template.long(),
-            self.subject.long(),
-            self.ambiguous,
-            group,
-        )
-
-
-@dataclass(frozen=True)
-class LiftingSet:
-    """A split in memory as systems see it, with what tables sort by."""
-
-    data: LiftingBatch
-    action: Int[Tensor, " images"]  # index into `poses.TEMPLATE_NAMES`
-    subject: Int[Tensor, " images"]
-    ambiguous: Bool[Tensor, " images"]
-    group: str  # name of the split
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: slice | Tensor) -> "LiftingSet":
-        parts = (self.data, self.action, self.subject, self.ambiguous)
-        return LiftingSet(*(part[index] for part in parts), self.group)
-
-    def batch(self) -> LiftingBatch:
-        """All images at once."""
-        return self.data
-
-    def draw(self, batch: int, *, generator: torch.Generator, mirror: bool) -> LiftingBatch:
-        """Draw images at random; with `mirror` every other one is swapped left for right."""
-        chosen = self.data[torch.randint(len(self), (batch,), generator=generator)]
-        if not mirror:
-            return chosen
-        return chosen.mirrored(torch.rand(batch, generator=generator) < 0.5)

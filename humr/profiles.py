@@ -1,8 +1,18 @@
 """How large everything is: four profiles, from a test of the plumbing to the paper's own sizes."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from humr.config import Model, Run, Training, Weights, World
+from humr.lifting_config import (
+    LiftingModel,
+    LiftingRule,
+    LiftingRun,
+    LiftingWorld,
+    ProposeModel,
+    ProposeRule,
+    ProposeRun,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +22,10 @@ class Profile:
     name: str
     run: Run
     study: Run  # what the ablations vary: all labels, no mask loss
-    hypotheses: int  # per image in evaluation
+    lifting: LiftingRun
+    propose: ProposeRun
+    hypotheses: int  # per image in evaluation, of meshes
+    lifted: int = 200  # the same, of lifting systems
     seeds: int = 3  # trainings of every variant
     photo_hypotheses: int = 100
 
@@ -100,18 +113,68 @@ _SMALL_MODEL = replace(
     hidden=256,
     head_hidden=256,
 )
+
+
+def _lifting(world: LiftingWorld, hidden: int, hypotheses: int, training: Training) -> LiftingRun:
+    return LiftingRun(
+        world=world,
+        model=LiftingModel(hidden=hidden),
+        rule=LiftingRule(hypotheses=hypotheses, best_of=min(5, hypotheses)),
+        training=replace(LiftingRun().training, **_schedule(training)),
+    )
+
+
+def _propose(world: LiftingWorld, hidden: int, hypotheses: int, training: Training) -> ProposeRun:
+    return ProposeRun(
+        world=world,
+        model=ProposeModel(hidden=hidden, flow_hidden=hidden, critic_hidden=hidden // 2),
+        rule=ProposeRule(hypotheses=hypotheses, best_of=min(5, hypotheses)),
+        training=replace(ProposeRun().training, **_schedule(training)),
+    )
+
+
+def _schedule(training: Training) -> dict[str, Any]:
+    names = ("steps", "batch", "rate", "validate_every")
+    return {name: getattr(training, name) for name in names}
+
+
+_SMOKE_LIFTING = (
+    LiftingWorld(
+        train=24, validation=8, test=8, transfer=8, shard=8, train_subjects=3, subjects=2
+    ),
+    16,
+    8,
+    Training(steps=2, batch=8, rate=1e-3, validate_every=2),
+)
+_LAPTOP_LIFTING = (
+    LiftingWorld(),
+    256,
+    50,
+    Training(steps=4_000, batch=64, rate=5e-4, validate_every=500),
+)
+_GPU_LIFTING = (
+    LiftingWorld(train=100_000, validation=2_000, test=10_000, transfer=2_000, train_subjects=50),
+    1024,
+    200,
+    Training(steps=75_000, batch=64, rate=1e-4, validate_every=5_000),
+)
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",
         run=_SMOKE,
+        lifting=_lifting(*_SMOKE_LIFTING),
+        propose=_propose(*_SMOKE_LIFTING),
         study=_study(_SMOKE, _SMOKE.model, replace(_SMOKE.training, steps=2, validate_every=2)),
         hypotheses=10,
+        lifted=20,
         photo_hypotheses=25,
         seeds=1,
     ),
     "laptop": Profile(
         name="laptop",
         run=_LAPTOP,
+        lifting=_lifting(*_LAPTOP_LIFTING),
+        propose=_propose(*_LAPTOP_LIFTING),
         study=_study(
             _LAPTOP,
             _SMALL_MODEL,
@@ -122,12 +185,19 @@ PROFILES: dict[str, Profile] = {
     "gpu": Profile(
         name="gpu",
         run=_GPU,
+        lifting=_lifting(*_GPU_LIFTING),
+        propose=_propose(*_GPU_LIFTING),
         study=_study(_GPU, _GPU.model, replace(_GPU.training, steps=20_000, patience=0)),
         hypotheses=100,
         seeds=5,
     ),
     "paper": Profile(
-        name="paper", run=Run(world=World(heatmap_samples=150)), study=Run(), hypotheses=100
+        name="paper",
+        run=Run(world=World(heatmap_samples=150)),
+        study=Run(),
+        lifting=LiftingRun(),
+        propose=ProposeRun(),
+        hypotheses=100,
     ),
 }
 

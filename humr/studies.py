@@ -12,22 +12,25 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from humr import checkpoints, experiments, world
+from humr import experiments
+from humr.config import Run
 from humr.environment import say
 from humr.files import digest, write_text
-from humr.mesh import Humr
+from humr.lifting_config import GROUPS
 from humr.paths import DATA
 from humr.profiles import PROFILES, profile
 from humr.provenance import provenance
 from humr.variants import STUDIES, Variant, variant, variants
 
 RESULTS = DATA / "results"
+SPLIT = 100_000  # first image number of the second split, and so on
 KEYS = ["variant", "seed", "key", "seconds", "steps"]
 PRECISE = ["log_det", "nll"]  # columns that stay in single precision when they are committed
 Measured = Callable[[Variant, str], pd.DataFrame]  # rows of one finished run, in a profile
@@ -102,11 +105,11 @@ def measure(job: Variant, profile_name: str, measured: Measured) -> pd.DataFrame
     return measured(job, profile_name)
 
 
-def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Humr:
+def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Any:  # noqa: ANN401
     """Return a trained variant, training it first if need be."""
     job = variant(study, name, profile_name).seeded(seed)
     experiments.train(job.run, name=name)
-    return checkpoints.load_model(checkpoint(job), experiments.build)[0]
+    return experiments.load(checkpoint(job))[0]
 
 
 def checkpoint(job: Variant) -> Path:
@@ -119,15 +122,25 @@ def _is_done(job: Variant) -> bool:
 
 
 def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
-    """Rows of one finished run: one per test image."""
-    found = experiments.evaluated(
-        checkpoint(job),
-        job.run.world,
-        "test",
-        hypotheses=profile(profile_name).hypotheses,
-        default_focal=job.default_focal,
-    )
-    return described(job, found)
+    """Rows of one finished run: one per test image, with the transfer set for lifting."""
+    sizes, lifts = profile(profile_name), not isinstance(job.run, Run)
+    parts = [
+        experiments.evaluated(
+            checkpoint(job),
+            job.run.world,
+            split,
+            hypotheses=sizes.lifted if lifts else sizes.hypotheses,
+            default_focal=job.default_focal,
+        )
+        for split in (("test", *GROUPS) if lifts else ("test",))
+    ]
+    return described(job, _numbered(parts) if lifts else parts[0])
+
+
+def _numbered(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join splits; images get numbers that no other split has."""
+    shifted = [part.assign(image=part["image"] + SPLIT * i) for i, part in enumerate(parts)]
+    return pd.concat(shifted, ignore_index=True)
 
 
 def described(job: Variant, found: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +191,7 @@ def store(product: str, jobs: Sequence[Variant], profile_name: str, measured: Me
         "runs": len(done),
         "missing": len(jobs) - len(done),
         "hours of training": round(float(table.groupby("key").seconds.first().sum()) / 3600, 2),
-        "world": digest(world.directory(done[0].run.world) / "manifest.json"),
+        "world": digest(experiments.store(done[0].run).directory / "manifest.json"),
         "trained": sorted({_trained(job) for job in done}),
     }
     write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
@@ -216,7 +229,7 @@ def run(studies: Sequence[str], profile_name: str, *, workers: int = 1) -> None:
     by_run: dict[str, list[Variant]] = {}
     for job in _jobs(studies, profile_name):
         by_run.setdefault(str(experiments.run_directory(job.run)), []).append(job)
-        world.generate(job.run.world)
+        experiments.store(job.run).generate()
     with tqdm(total=len(by_run), desc="studies", unit="run") as bar:
         if not workers:
             for jobs in by_run.values():

@@ -6,8 +6,9 @@ import pytest
 
 from humr import claims, measures
 from humr.comparisons import Claim
+from humr.mesh_variants import STUDIES
 from humr.paths import DATA
-from humr.variants import STUDIES, variants
+from humr.variants import variants
 
 ALL = [(topic, claim) for topic, found in claims.by_topic().items() for claim in found]
 PEER = {"spread_gap", "spread_ratio", "over_detector", "over_mean"}

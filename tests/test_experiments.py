@@ -5,8 +5,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from filelock import FileLock
+from torch import nn
 
-from humr import experiments, world
+from humr import experiments, mesh_runs, shards
+from humr.checkpoints import save_model
 from humr.mesh import Humr
 from humr.profiles import profile
 
@@ -14,7 +16,7 @@ from humr.profiles import profile
 @pytest.fixture
 def apart(tmp_path, monkeypatch):
     """Worlds and runs of this test in a folder of their own."""
-    monkeypatch.setattr(world, "DATA", tmp_path / "data")
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
     monkeypatch.setattr(experiments, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(experiments, "SHIPPED", tmp_path / "data" / "checkpoint" / "humr_open")
     return tmp_path
@@ -82,6 +84,9 @@ def test_a_configuration_for_other_features_is_refused_before_any_work(apart):
     assert not list(apart.iterdir())
 
 
-def test_checkpoints_of_other_systems_are_refused():
+def test_checkpoints_of_other_systems_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a checkpoint of system 'humr'; got 'lifting'"):
-        experiments.build({"system": "lifting"})
+        mesh_runs.build({"system": "lifting"})
+    save_model(tmp_path / "best", nn.Linear(1, 1), {"system": "pose"})
+    with pytest.raises(ValueError, match=r"one of \['humr', 'lifting', 'propose'\]; got 'pose'"):
+        experiments.load(tmp_path / "best")

@@ -32,16 +32,18 @@ LAYERS = (
         "rasters",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
-    | {"variants", "comparisons", "tables", "memory", "claims"},
+    | {"variant", "mesh_variants", "lifting_variants", "variants"}
+    | {"comparisons", "tables", "memory", "claims"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"},
     {"mesh", "objective", "measures", "lifting", "official"}
-    | {"lifting_losses", "lifting_objective", "lifting_metrics"}
+    | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
-    | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation"},
+    | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation"}
+    | {"mesh_runs", "lifting_runs"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.

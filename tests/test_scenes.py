@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from humr import shards, scenes, world
+from humr import scenes, shards, world
 from humr.cameras import project
 from humr.config import World
 from humr.datasets import unpack_mask

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from humr import experiments, studies, variants, world
+from humr import experiments, shards, studies, variants
 from humr.mesh import Humr
 from humr.profiles import profile
 from humr.variants import Variant, changed
@@ -25,10 +25,10 @@ def tiny(base):
 
 @pytest.fixture
 def apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(world, "DATA", tmp_path / "data")
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
     monkeypatch.setattr(experiments, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(studies, "RESULTS", tmp_path / "results")
-    monkeypatch.setitem(variants.STUDIES, "tiny", tiny)
+    monkeypatch.setitem(variants.STUDIES, "tiny", lambda sizes: tiny(sizes.study))
     return tmp_path
 
 

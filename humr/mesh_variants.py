@@ -1,0 +1,195 @@
+"""HuMR's ablations: every variant is one `Run`, made from the profile's study base.
+
+The base is supervised by heatmaps and has no mask loss, as in the paper's ablations. Names are
+short and stay; labels are what tables print.
+"""
+
+from collections.abc import Callable
+
+from humr.config import Run
+from humr.profiles import profile
+from humr.variant import Variant, changed
+
+L2D_RANDOM = 1e-3  # what every row before "+ MMD" of the paper's Table 3 carries (methods, S2)
+SAMPLE_COUNTS = (2, 5, 10, 25, 50, 70)
+FEW = 1000  # 3D labels in the studies of scarce labels
+
+
+def _components(base: Run) -> list[Variant]:
+    """Table 3 and S1: from the ProHMR baseline to HuMR, one component after the other."""
+    bare = changed(
+        base,
+        model={"flow": "glow", "box": False, "window_info": False, "pose": False},
+        weights={"heatmap": 0.0, "random_keypoints": L2D_RANDOM},
+    )
+    box = changed(bare, model={"box": True, "window_info": base.model.window_info})
+    pose = changed(box, model={"pose": True})
+    realnvp = changed(pose, model={"flow": "realnvp"})
+    mask = changed(base, weights={"mask": profile("laptop").run.weights.mask})
+    return [
+        Variant(name="prohmr", label="ProHMR†", run=bare),
+        Variant(name="box", label="+ bbox info", run=box),
+        Variant(name="pose", label="+ 2D pose condition", run=pose),
+        Variant(name="realnvp", label="+ RealNVP", run=realnvp),
+        Variant(name="mmd", label="+ L_MMD", run=base),
+        Variant(name="mask", label="+ L_mask (full)", run=mask),
+    ]
+
+
+def _supervision(base: Run) -> list[Variant]:
+    """Table S2: what supervises the random hypotheses."""
+    none = changed(base, weights={"heatmap": 0.0})
+    rows = [Variant(name="none", label="no supervision", run=none)]
+    for visible, joints in ((False, "all"), (True, "vis")):
+        for weight, text in ((1e-3, "1e-3"), (5e-3, "5e-3"), (1e-2, "1e-2")):
+            run = changed(
+                none,
+                weights={"random_keypoints": weight},
+                supervision={"random_visible": visible},
+            )
+            label = f"L2D-{joints} λ={text}"
+            rows.append(Variant(name=f"{joints}_{text}", label=label, run=run))
+    embedding = changed(none, model={"embedding": True})
+    return [
+        *rows,
+        Variant(name="diffpose", label="DiffPose condition", run=embedding),
+        Variant(name="mmd", label="L_MMD (ours)", run=base),
+    ]
+
+
+def _samples(base: Run) -> list[Variant]:
+    """Figure S2: number of heatmap samples, and of hypotheses (the official code ties them)."""
+    small = changed(base, training={"batch": base.training.batch // 4})
+    rows = []
+    for biased, kind in ((False, "unbiased"), (True, "official")):
+        for count in SAMPLE_COUNTS:
+            run = changed(
+                small,
+                supervision={
+                    "heatmap_samples": count,
+                    "estimator": "biased" if biased else "unbiased",
+                    "first_is_point": biased,
+                },
+                training={"hypotheses": count},
+            )
+            rows.append(Variant(name=f"{kind}_{count}", label=f"{kind}, n = {count}", run=run))
+    return rows
+
+
+def _mask(base: Run) -> list[Variant]:
+    """Weights of the mask loss, and its readings."""
+    rows = [Variant(name="mask_0", label="no mask loss", run=base)]
+    for text in ("0.003", "0.01", "0.03", "0.1"):
+        run = changed(base, weights={"mask": float(text)})
+        rows.append(Variant(name=f"mask_{text}", label=f"λ = {text}", run=run))
+    full = changed(base, weights={"mask": 0.01})
+    readings = {
+        "any": ("nearest sample of any joint (official code)", {"mask_target": "any"}),
+        "beyond": ("outside the crop too", {"mask_beyond": True}),
+        "raw": ("every labelled image, whatever its mask misses", {"mask_misses": 1.0}),
+    }
+    for name, (label, change) in readings.items():
+        run = changed(full, supervision=change)
+        rows.append(Variant(name=f"mask_{name}", label=f"λ = 0.01, {label}", run=run))
+    return rows
+
+
+def _switches(base: Run) -> list[Variant]:
+    """Paper against official code, one difference at a time, then all."""
+    biased = {"estimator": "biased"}
+    first = biased | {"first_is_point": True}
+    official = changed(
+        base,
+        weights={"camera": 1.0, "mask": 0.1},
+        supervision=first | {"floor": 0.15, "mask_target": "any", "confidence": "samples"},
+    )
+    paper = changed(base, supervision={"target_noise": 0.0}, training={"optimizer": "adam"})
+    return [
+        Variant(name="mmd", label="our default", run=base),
+        Variant(name="biased", label="biased MMD (H1)", run=changed(base, supervision=biased)),
+        Variant(name="first", label="+ label as first sample (H1)",
+                run=changed(base, supervision=first)),
+        Variant(name="floor", label="confidence floor 0.15 (H1c)",
+                run=changed(base, supervision={"floor": 0.15})),
+        Variant(name="camera", label="camera loss (H1d)",
+                run=changed(base, weights={"camera": 1.0})),
+        Variant(name="focal", label="focal length unknown at test (H1e)", run=base,
+                default_focal=True),
+        Variant(name="adam", label="Adam, not AdamW (H3)",
+                run=changed(base, training={"optimizer": "adam"})),
+        Variant(name="noiseless", label="no noise on labels (H4)",
+                run=changed(base, supervision={"target_noise": 0.0})),
+        Variant(name="l2d", label="+ L2D 1e-3 on random samples (H5)",
+                run=changed(base, weights={"random_keypoints": L2D_RANDOM})),
+        Variant(name="confidence", label="confidence from samples (H8)",
+                run=changed(base, supervision={"confidence": "samples"})),
+        Variant(name="last", label="last checkpoint, not the best", run=base, checkpoint="last"),
+        Variant(name="paper", label="all as printed in the paper", run=paper),
+        Variant(name="official", label="all as in the official code", run=official),
+    ]  # fmt: skip
+
+
+_CONTROLS = {
+    "certain": ("labels of certain joints only", {"follow": "certain"}),
+    "articulated": ("labels instead of heatmaps", {"follow": "articulated"}),
+    "all": ("labels of all joints", {"follow": "all"}),
+    "heatmaps": ("heatmaps (the paper)", {}),
+    "shuffled": ("another image's heatmaps", {"heatmaps": "shuffled"}),
+    "gaussian": ("Gaussians of the same moments", {"heatmaps": "gaussian"}),
+}
+
+
+def _controlled(base: Run, names: list[str]) -> list[Variant]:
+    none = changed(base, weights={"heatmap": 0.0})
+    rows = [Variant(name="none", label="no supervision of hypotheses", run=none)]
+    for name in names:
+        label, change = _CONTROLS[name]
+        rows.append(Variant(name=name, label=label, run=changed(base, supervision=change)))
+    return rows
+
+
+def _many(base: Run) -> list[Variant]:
+    """Controls with all 3D labels, and the baseline with as much time as the MMD needs."""
+    rows = _controlled(base, list(_CONTROLS))
+    steps = base.training.steps * 3 // 2
+    longer = changed(rows[0].run, training={"steps": steps})
+    return [*rows, Variant(name="longer", label="no supervision, as much time", run=longer)]
+
+
+def _few(base: Run) -> list[Variant]:
+    """Controls with 1000 3D labels; all images have 2D labels."""
+    scarce = changed(base, supervision={"poses": FEW}, training={"labelled_share": 0.5})
+    rows = _controlled(scarce, list(_CONTROLS))
+    last = [
+        Variant(name="none_last", label="no supervision, last checkpoint", run=rows[0].run,
+                checkpoint="last"),
+        Variant(name="heatmaps_last", label="heatmaps, last checkpoint", run=scarce,
+                checkpoint="last"),
+    ]  # fmt: skip
+    return [*rows, *last]
+
+
+def _unlabelled(base: Run) -> list[Variant]:
+    """The clean test: 1000 labelled images, and all others without any label."""
+    scarce = changed(
+        base, supervision={"poses": FEW, "points": FEW}, training={"labelled_share": 0.5}
+    )
+    alone = changed(scarce, training={"labelled_share": 1.0}, weights={"heatmap": 0.0})
+    points = changed(scarce, supervision={"follow": "keypoints"})
+    return [
+        Variant(name="alone", label="labelled images alone", run=alone),
+        *_controlled(scarce, ["heatmaps", "shuffled", "gaussian"])[1:],
+        Variant(name="keypoints", label="the detector's keypoints as labels", run=points),
+    ]
+
+
+STUDIES: dict[str, Callable[[Run], list[Variant]]] = {
+    "components": _components,
+    "supervision": _supervision,
+    "samples": _samples,
+    "mask": _mask,
+    "switches": _switches,
+    "many": _many,
+    "few": _few,
+    "unlabelled": _unlabelled,
+}
