@@ -34,7 +34,13 @@ from humr.scenes import OBJECT_OCCLUDED, OUTSIDE, SELF_OCCLUDED, VISIBLE
 from humr.skeletons import ARTICULATED, COCO17
 
 COMMITTED = DATA / "results" / "figure_samples.safetensors"
-MODELS = ("prohmr", "realnvp", "mmd", "mask")  # of study "components"
+MODELS = {  # name: study
+    "prohmr": "components",
+    "realnvp": "components",
+    "mmd": "components",
+    "mask": "components",
+    "mask_0.1": "mask",  # the paper's weight, at which one sees what the loss does
+}
 SPLIT = "test"
 WRISTS = COCO17.indices(["left_wrist", "right_wrist"])
 SEEN = 10  # visible joints that an image must have; failures apart
@@ -277,7 +283,7 @@ def _hash_of_shipped() -> str:
 
 def trained(name: str, *, seed: int = 0) -> dict[str, Humr]:
     """Return the variants that the figures compare, trained if they are not there."""
-    return {variant: studies.model("components", variant, name, seed=seed) for variant in MODELS}
+    return {v: studies.model(study, v, name, seed=seed) for v, study in MODELS.items()}
 
 
 def of(name: str, *, seed: int = 0) -> Gallery:

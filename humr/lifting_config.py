@@ -51,6 +51,8 @@ class LiftingModel:
     coupling: str = "affine_paper_clamp"  # "affine": the clamp of FrEIA 0.2
     clamp: float = 2.0
     init_std: float = 0.05  # of all parameters of the flow (official code)
+    critic: int = 100  # width of its path of joints
+    critic_bones: int = 1000  # width of its path of bones
 
     def __post_init__(self) -> None:
         require(self.blocks > 0 and self.hidden > 0, "blocks and hidden must be positive")
@@ -147,6 +149,7 @@ class ProposeWeights:
     bidirectional: float = 1.0  # L_Bi
     discriminator: float = 1.0  # L_D and L_G
     pulling: float = 0.1  # L_PT
+    divergence: float = 0.1  # of the variational control (Table 4): an error of scale 1 cm
 
 
 @dataclass(frozen=True, kw_only=True)

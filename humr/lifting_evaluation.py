@@ -53,8 +53,15 @@ class Density(Protocol):
 class LiftingData(Protocol):
     """What is needed of `lifting_data.LiftingRecords`."""
 
-    template: UInt8[Tensor, " images"]
-    subject: UInt8[Tensor, " images"]
+    @property
+    def template(self) -> UInt8[Tensor, " images"]:
+        """Pose template: the action."""
+        ...
+
+    @property
+    def subject(self) -> UInt8[Tensor, " images"]:
+        """Who it is, among the subjects of this split."""
+        ...
 
     @property
     def ambiguous(self) -> Bool[Tensor, " images"]:

@@ -30,16 +30,16 @@ from humr.propose import Propose
 from humr.propose_objective import ProposeObjective
 
 EVALUATING = ("lifting_evaluation", "lifting_measures", "lifting_metrics", "metrics",
-              "calibration", "lifting_data", "lifting", "propose")  # fmt: skip
+              "calibration", "selection", "lifting_data", "lifting", "propose")  # fmt: skip
 TRAINING = ("train", "validation")
-KMEANS = (5, 10)  # Table 5
 
 
 def fit_flow(run: LiftingRun, name: str, device: str, directory: Path) -> training.Progress:
     """Train the lifting flow in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     model = LiftingFlow(run.model, noisy=run.weights.nll > 0)
-    critic = Critic() if run.weights.adversarial > 0 else None
+    sizes = {"hidden": run.model.critic, "bones_hidden": run.model.critic_bones}
+    critic = Critic(**sizes) if run.weights.adversarial > 0 else None
     objective = LiftingObjective(model, run.weights, run.rule, critic=critic)
     about = {"system": "lifting", "name": name, "run": to_dict(run)}
     return _fit(objective, run, inputs(run), device, directory, about)
@@ -136,7 +136,7 @@ def evaluate(
     *,
     hypotheses: int,
     seed: int,
-    clusters: Sequence[int] = KMEANS,
+    clusters: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Measure a model on a split: one row per image."""
     seen = Inputs()
@@ -149,6 +149,6 @@ def evaluate(
         hypotheses=hypotheses,
         seed=seed,
         inputs=seen,
-        clusters=[k for k in clusters if k <= hypotheses],
+        clusters=clusters,
         group=split,
     )

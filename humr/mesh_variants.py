@@ -123,6 +123,8 @@ def _switches(base: Run) -> list[Variant]:
                 run=changed(base, weights={"random_keypoints": L2D_RANDOM})),
         Variant(name="confidence", label="confidence from samples (H8)",
                 run=changed(base, supervision={"confidence": "samples"})),
+        Variant(name="likelihood", label="likelihood weighs 1, not 0.1 (ours)",
+                run=changed(base, weights={"nll": 1.0})),
         Variant(name="last", label="last checkpoint, not the best", run=base, checkpoint="last"),
         Variant(name="paper", label="all as printed in the paper", run=paper),
         Variant(name="official", label="all as in the official code", run=official),

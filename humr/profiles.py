@@ -116,9 +116,10 @@ _SMALL_MODEL = replace(
 
 
 def _lifting(world: LiftingWorld, hidden: int, hypotheses: int, training: Training) -> LiftingRun:
+    small = hidden < LiftingModel().hidden  # the critic would cost most of a small run
     return LiftingRun(
         world=world,
-        model=LiftingModel(hidden=hidden),
+        model=LiftingModel(hidden=hidden, critic_bones=hidden if small else 1000),
         rule=LiftingRule(hypotheses=hypotheses, best_of=min(5, hypotheses)),
         training=replace(LiftingRun().training, **_schedule(training)),
     )
@@ -149,7 +150,7 @@ _SMOKE_LIFTING = (
 _LAPTOP_LIFTING = (
     LiftingWorld(),
     256,
-    50,
+    32,
     Training(steps=4_000, batch=64, rate=5e-4, validate_every=500),
 )
 _GPU_LIFTING = (

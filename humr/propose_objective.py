@@ -37,7 +37,6 @@ PLAYERS = {
     "alternate": {"discriminator": ("discriminator",), "instance": PHASE1, "adaptive": PHASE2},
     "end_to_end": {"discriminator": ("discriminator",), "model": PHASE1 + PHASE2},
 }
-DIVERGENCE = 0.1  # times that of reconstruct3d: as if its error were a likelihood of scale 1 cm
 
 
 class ProposeObjective(nn.Module):
@@ -191,7 +190,7 @@ def term_weights(model: Propose, weights: ProposeWeights) -> dict[str, float]:
     variational = model.instance.variational
     return {
         "reconstruct3d": weights.reconstruct3d,
-        "divergence": DIVERGENCE * weights.reconstruct3d if variational else 0.0,
+        "divergence": weights.divergence if variational else 0.0,
         "bidirectional": weights.bidirectional,
         "generator": weights.discriminator,
         "pulling": weights.pulling if weights.discriminator > 0 else 0.0,

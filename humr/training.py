@@ -249,7 +249,7 @@ def _update(engine: _Engine, draw: Draw, name: str) -> dict[str, Tensor]:
     total = engine.objective.total(terms)
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(total)
-    if config.clip_value is not None:
+    if config.clip_value is not None and player.clipped:
         nn.utils.clip_grad_value_(player.clipped, config.clip_value)
     limit: Any = {"max_norm": config.clip or math.inf, "error_if_nonfinite": False}
     norm: Any = fabric.clip_gradients(engine.wrapped, optimizer, **limit)

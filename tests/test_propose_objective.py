@@ -7,7 +7,7 @@ from humr import propose_losses as losses
 from humr.lifting_config import ProposeModel, ProposeRule, ProposeWeights
 from humr.lifting_data import LiftingBatch, complete
 from humr.propose import Propose
-from humr.propose_objective import DIVERGENCE, PHASE1, PHASE2, ProposeObjective
+from humr.propose_objective import PHASE1, PHASE2, ProposeObjective
 
 SMALL = ProposeModel(width=6, hidden=20, critic_hidden=16, blocks=2, flow_hidden=12)
 RULE = ProposeRule(hypotheses=8, best_of=3, share=0.0)
@@ -225,7 +225,7 @@ def test_the_variational_control_adds_a_divergence():
     batch = fake_batch()
     posterior = system.model.instance.encode(batch.pose, batch.points)
     torch.testing.assert_close(terms["divergence"], losses.divergence(posterior).mean())
-    assert system.weights["divergence"] == DIVERGENCE
+    assert system.weights["divergence"] == ProposeWeights().divergence
     # the flow is shown N(0, I), which does not depend on the label
     other = replace(batch, pose=batch.pose + 1)
     first, second = (terms_of(system, "adaptive", b) for b in (batch, other))
