@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
-from humr import evaluation, experiments, studies, world
+from humr import evaluation, experiments, mesh_runs, studies, world
 from humr.bodies import Body, load_body
 from humr.comparisons import ONE_SEED, means
 from humr.datasets import Records
@@ -48,7 +48,7 @@ def rows(profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
     return table
 
 
-def publish(profile_name: str) -> Path:
+def publish(profile_name: str) -> list[Path]:
     """Store the curves of all finished runs, with where they come from."""
     items = [variant(STUDY, name, profile_name) for name in MODELS]
     return studies.store(PRODUCT, studies.seeded(items, profile_name), profile_name, measured)
@@ -58,7 +58,7 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     """Rows of one finished run; measured once for the same weights, world and code."""
     images, hypotheses = SIZES.get(profile_name, SIZE)
     checkpoint, config = studies.checkpoint(job), job.run.world
-    code = [ROOT / "humr" / f"{m}.py" for m in (*experiments.EVALUATING, PRODUCT)]
+    code = [ROOT / "humr" / f"{m}.py" for m in (*mesh_runs.EVALUATING, PRODUCT)]
     parts = [checkpoint.with_suffix(".safetensors"), *code]
     name = "".join(map(digest, parts)) + f" {world.directory(config).name} {images} {hypotheses}"
     path = RUNS / "evaluations" / f"curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
@@ -147,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and store the curves of all finished runs of a profile."""
     parser = argparse.ArgumentParser(prog="humr.curves", description=main.__doc__)
     parser.add_argument("profile", choices=list(PROFILES))
-    say(f"wrote {publish(parser.parse_args(arguments).profile).name}")
+    for path in publish(parser.parse_args(arguments).profile):
+        say(f"wrote {path.name}")
     return 0
 
 

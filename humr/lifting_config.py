@@ -18,8 +18,8 @@ class LiftingWorld:
     seed: int = 0
     train: int = 12_000  # images
     validation: int = 600
-    test: int = 3_000
-    transfer: int = 500  # in each of the three groups
+    test: int = 1_000
+    transfer: int = 250  # in each of the three groups
     train_subjects: int = 20
     subjects: int = 5  # in each of the other splits
     shard: int = 200

@@ -14,25 +14,20 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from humr import experiments
+from humr import experiments, results
 from humr.config import Run
 from humr.environment import say
-from humr.files import digest, write_text
+from humr.files import digest
 from humr.lifting_config import GROUPS
-from humr.paths import DATA
 from humr.profiles import PROFILES, profile
 from humr.provenance import provenance
 from humr.variants import STUDIES, Variant, variant, variants
 
-RESULTS = DATA / "results"
 SPLIT = 100_000  # first image number of the second split, and so on
-KEYS = ["variant", "seed", "key", "seconds", "steps"]
-PRECISE = ["log_det", "nll"]  # columns that stay in single precision when they are committed
 Measured = Callable[[Variant, str], pd.DataFrame]  # rows of one finished run, in a profile
 
 
@@ -73,7 +68,7 @@ def gather(
         measured: makes the rows of one finished run; `evaluated`, or another measurement.
         fresh: as in `rows`, which also says when runs are trained.
     """
-    published = None if fresh else _published(product, profile_name)
+    published = None if fresh else results.read(product, profile_name)
     seeds, parts, missing = range(profile(profile_name).seeds), [], 0
     for item in items:
         jobs = [item.seeded(seed) for seed in seeds]
@@ -156,34 +151,20 @@ def described(job: Variant, found: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(about, index=found.index), found], axis=1)
 
 
-def _published(study: str, profile_name: str) -> pd.DataFrame | None:
-    path = RESULTS / f"{profile_name}-{study}.parquet"
-    if not path.exists():
-        return None
-    table = pd.read_parquet(path)
-    halves = table.select_dtypes("float16").columns
-    return table.astype(dict.fromkeys(halves, "float32"))
-
-
-def publish(study: str, profile_name: str) -> Path:
+def publish(study: str, profile_name: str) -> list[Path]:
     """Store the rows of all finished jobs, in half precision, with where they come from."""
     return store(study, _all(study, profile_name), profile_name, evaluated)
 
 
-def store(product: str, jobs: Sequence[Variant], profile_name: str, measured: Measured) -> Path:
+def store(
+    product: str, jobs: Sequence[Variant], profile_name: str, measured: Measured
+) -> list[Path]:
     """Store what is measured of all finished jobs: `publish` for any measurement."""
     jobs = list({job.key: job for job in jobs}.values())
     done = [job for job in jobs if _is_done(job)]
     if not done:
         raise FileNotFoundError(f"no run of study {product!r} is finished; run it first")
     table = pd.concat([measured(job, profile_name) for job in done], ignore_index=True)
-    floats = table.select_dtypes("float").columns.difference([*KEYS, *PRECISE])
-    table = table.astype(dict.fromkeys(floats, np.float16))
-    path = RESULTS / f"{profile_name}-{product}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    table.to_parquet(part, compression="zstd", compression_level=15, index=False)
-    part.replace(path)
     about = {
         **provenance(),
         "study": product,
@@ -194,8 +175,7 @@ def store(product: str, jobs: Sequence[Variant], profile_name: str, measured: Me
         "world": digest(experiments.store(done[0].run).directory / "manifest.json"),
         "trained": sorted({_trained(job) for job in done}),
     }
-    write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
-    return path
+    return results.write(product, profile_name, table, about)
 
 
 def _trained(job: Variant) -> str:

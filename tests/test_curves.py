@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from humr import curves, evaluation, experiments, metrics, shards, studies, variants
+from humr import curves, evaluation, experiments, metrics, results, shards, variants
 from humr.comparisons import ONE_SEED, means
 from humr.diagrams import COLOURS
 from humr.variants import Variant, changed
@@ -67,7 +67,7 @@ def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(tmp_p
     monkeypatch.setattr(shards, "DATA", tmp_path / "data")
     monkeypatch.setattr(experiments, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(curves, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(studies, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(curves, "SIZES", {"smoke": (3, 5)})
     monkeypatch.setitem(variants.STUDIES, "components", lambda sizes: tiny(sizes.study))
     with pytest.raises(FileNotFoundError, match="no run of study 'curves' is finished"):
