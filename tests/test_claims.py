@@ -4,21 +4,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humr import claims, measures
+from humr import claims, lifting_measures, measures
 from humr.comparisons import Claim
-from humr.mesh_variants import STUDIES
+from humr.lifting_variants import FLOW_STUDIES, PROPOSE_STUDIES
+from humr.mesh_variants import STUDIES as MESH_STUDIES
 from humr.paths import DATA
-from humr.variants import variants
+from humr.variants import STUDIES, variants
 
 ALL = [(topic, claim) for topic, found in claims.by_topic().items() for claim in found]
-PEER = {"spread_gap", "spread_ratio", "over_detector", "over_mean"}
+PEER = {"spread_gap", "spread_ratio", "over_detector", "over_mean", "pck_over_sample"}
+PAIRS = {"scarcity": {"few", "many"}, "systems": {"flow", "propose"}}  # topics of two studies
+WITHOUT = {"propose_sizes", "lifting_switches"}  # studies that need no claims
+LIFTS = {*FLOW_STUDIES, *PROPOSE_STUDIES}
 
 
 def rows_of(study, rng, *, shift=None, seeds=3, images=20):
     """Rows with every metric that claims name; `shift` moves the metrics of some variants."""
     wanted = [claim.metric for _, claim in ALL] + ["spread_hidden", "spread_visible"]
-    wanted += ["pa_limbs_mode", "pa_limbs_detector", "energy_score", "mpjpe_mean"]
+    wanted += ["pa_limbs_mode", "pa_limbs_detector", "energy_score", "mpjpe_mean", "pck_sample"]
     wanted = sorted({m.replace("off90", "cover90") for m in wanted} - PEER)
+    groups = np.array(["test", "rooms"])[np.arange(images) % 2]
+    about = {"group": groups, "ambiguous": np.arange(images) % 4 < 2} if study in LIFTS else {}
     parts = []
     for item in variants(study, "smoke"):
         for seed in range(seeds):
@@ -26,7 +32,7 @@ def rows_of(study, rng, *, shift=None, seeds=3, images=20):
             cover = [name for name in wanted if name.startswith("cover")]
             table[cover] = 0.9 + 0.1 * rng.normal(size=(images, len(cover)))
             table = table + (shift or {}).get(item.name, 0.0)
-            about = {"variant": item.name, "seed": seed, "key": item.seeded(seed).key}
+            about |= {"variant": item.name, "seed": seed, "key": item.seeded(seed).key}
             parts.append(table.assign(**about, image=range(images)))
     return pd.concat(parts, ignore_index=True)
 
@@ -37,21 +43,21 @@ def rows_of(study, rng, *, shift=None, seeds=3, images=20):
 @pytest.mark.parametrize("topic", claims.by_topic())
 def test_claims_name_variants_that_exist(topic):
     known = {item.name for item in variants(claims.study_of(topic), "laptop")}
-    known = {"few", "many"} if topic == "scarcity" else known
+    known = PAIRS.get(topic, known)
     for claim in claims.on(topic):
         assert {claim.variant, claim.reference} - {None} <= known
         assert claim.variant != claim.reference
 
 
 def test_claims_name_metrics_that_are_measured():
-    source = inspect.getsource(measures)
+    source = inspect.getsource(measures) + inspect.getsource(lifting_measures)
     for _, claim in ALL:
         name = claim.metric.removeprefix("paper_").replace("off90", "cover90")
         stems = {
             "mpjpe": "mpjpe", "pa_mpjpe": "pa_mpjpe", "pve": "pve", "energy": "energy_",
             "pixels": "pixels_", "spread_hidden": "spread_hidden", "cover90": "cover",
             "spread_visible": "spread_visible", "percent_inside": "percent_inside",
-            "mask_distance": "mask_distance",
+            "mask_distance": "mask_distance", "pck": '"pck"', "auc": '"auc"',
         }  # fmt: skip
         if name in PEER or name == "nll":
             continue
@@ -65,7 +71,8 @@ def test_no_claim_is_there_twice():
 
 
 def test_every_study_has_claims():
-    assert {claims.study_of(topic) for topic in claims.by_topic()} == set(STUDIES)
+    tested = {claims.study_of(topic) for topic in claims.by_topic()}
+    assert set(MESH_STUDIES) | {"propose"} <= tested <= set(STUDIES) - WITHOUT
 
 
 def test_a_claim_with_a_margin_is_not_refuted_for_being_small():
@@ -131,6 +138,26 @@ def test_all_topics_at_once(rng):
     tally = claims.tally(table)
     assert list(tally) == ["reproduced", "not reproduced", "unclear"]
     assert sum(tally.values()) == len(ALL)
+
+
+def test_lifting_topics_count_only_the_images_they_are_about(rng):
+    rows = rows_of("propose", rng)
+    rows.loc[(rows["group"] == "rooms") & (rows["variant"] == "full"), "pck_mode"] += 5
+    assert set(claims.in_scope("propose", rows)["group"]) == {"test"}
+    found = claims.judge("propose_transfer", rows).set_index("test")
+    assert found.loc["pck_mode: full - adaptive > 0", "verdict"] == "reproduced"
+    hard = claims.in_scope("lifting_ambiguous", rows)
+    assert set(hard["group"]) == {"test"}
+    assert hard["ambiguous"].all()
+    meshes = rows_of("few", rng)
+    assert claims.in_scope("few", meshes) is meshes
+
+
+def test_two_systems(rng):
+    flow, propose = rows_of("lifting", rng), rows_of("propose", rng, shift={"full": -5.0})
+    both = claims.systems(flow, propose)
+    assert both.groupby("variant").size().to_dict() == {"flow": 60, "propose": 60}
+    assert set(claims.judge("systems", both)["verdict"]) == {"reproduced"}
 
 
 # ------------------------------------------------------------------------- shared runs
