@@ -42,7 +42,7 @@ LAYERS = (
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
-    | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation"}
+    | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"mesh_runs", "lifting_runs"},
     {"__main__"},
 )
