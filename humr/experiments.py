@@ -1,7 +1,8 @@
-"""Runs by configuration: make what is missing, find what is there, load the shipped model.
+"""Runs by configuration: make what is missing, find what is there, load the shipped models.
 
-Commands: ``python -m humr world laptop``, ``python -m humr train laptop``; maintainers also have
-``python -m humr.experiments ship laptop``, which makes the shipped checkpoint of a finished run.
+Commands: ``python -m humr world laptop``, ``python -m humr train laptop``, each also with
+``--system lifting`` or ``propose``; maintainers have ``python -m humr.experiments ship laptop``
+too, which makes the shipped checkpoint of a finished run.
 """
 
 import argparse
@@ -23,7 +24,6 @@ from humr.config import Run, World, config_hash
 from humr.evaluation import summary
 from humr.files import digest, write_text
 from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
-from humr.mesh import Humr
 from humr.paths import DATA, ROOT, RUNS
 from humr.profiles import PROFILES, Profile, profile
 from humr.provenance import provenance
@@ -43,6 +43,7 @@ class System:
     fit: Callable[[Any, str, str, Path], Progress]  # run, name, device, folder
     build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
     evaluate: Callable[..., pd.DataFrame]
+    summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
     code: Sequence[str]  # modules that rows depend on
     check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
 
@@ -50,6 +51,7 @@ class System:
 _LIFTING: dict[str, Any] = {
     "store": lifting_world.store,
     "evaluate": lifting_runs.evaluate,
+    "summary": lifting_runs.summary,
     "code": lifting_runs.EVALUATING,
 }
 SYSTEMS: dict[type, System] = {
@@ -59,6 +61,7 @@ SYSTEMS: dict[type, System] = {
         fit=mesh_runs.fit,
         build=mesh_runs.build,
         evaluate=mesh_runs.evaluate,
+        summary=summary,
         code=mesh_runs.EVALUATING,
         check=mesh_runs.check,
     ),
@@ -69,6 +72,9 @@ SYSTEMS: dict[type, System] = {
         name="propose", fit=lifting_runs.fit_propose, build=lifting_runs.build_propose, **_LIFTING
     ),
 }
+
+
+_PARTS = {"humr": "run", "lifting": "lifting", "propose": "propose"}  # of a profile
 
 
 def store(run: AnyRun) -> Store[Any]:
@@ -118,9 +124,13 @@ def _system(about: dict[str, Any]) -> System:
     return known[name]
 
 
-def shipped() -> tuple[Humr, dict[str, Any]]:
-    """Load the checkpoint that comes with the repository."""
-    return load_model(SHIPPED, mesh_runs.build)
+def shipped(system: str = "humr") -> tuple[Any, dict[str, Any]]:
+    """Load the checkpoint of a system that comes with the repository."""
+    return load(_shipped(system))
+
+
+def _shipped(system: str) -> Path:
+    return SHIPPED.with_name(SHIPPED.name.replace("humr", system))
 
 
 def evaluated(
@@ -161,22 +171,26 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
     part.replace(path)
 
 
-def ship(run: Run, chosen: Profile) -> dict[str, float]:
+def ship(run: AnyRun, chosen: Profile) -> dict[str, float]:
     """Store a finished run as the shipped model, in half precision, and measure what is stored."""
-    source = run_directory(run)
+    source, system = run_directory(run), SYSTEMS[type(run)]
     if not (source / "done.json").exists():
         raise FileNotFoundError(f"{source.name} is not finished; train {chosen.name} to its end")
-    model, about = load_model(source / "best", mesh_runs.build)
-    SHIPPED.parent.mkdir(parents=True, exist_ok=True)
-    about |= {"profile": chosen.name, "hypotheses": chosen.hypotheses}
-    about["data"] = digest(world.directory(run.world) / "manifest.json")
-    save_model(SHIPPED, model.half(), about)
-    rows = evaluated(SHIPPED, run.world, "test", hypotheses=chosen.hypotheses)
-    result = summary(rows)
-    write_rows(SHIPPED.parent / "test_rows.parquet", rows)
-    write_text(SHIPPED.parent / "training_log.jsonl", (source / "log.jsonl").read_text())
+    target = _shipped(system.name)
+    hypotheses = chosen.hypotheses if isinstance(run, Run) else chosen.lifted
+    model, about = load(source / "best")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    about |= {"profile": chosen.name, "hypotheses": hypotheses}
+    about["data"] = digest(store(run).directory / "manifest.json")
+    save_model(target, model.half(), about)
+    rows = evaluated(target, run.world, "test", hypotheses=hypotheses)
+    result = system.summary(rows)
+    if target == SHIPPED:
+        write_rows(target.parent / "test_rows.parquet", rows)
+    log = "training_log" if target == SHIPPED else f"{target.name}_log"
+    write_text(target.with_name(f"{log}.jsonl"), (source / "log.jsonl").read_text())
     about |= {"test": result, "test_images": len(rows), "evaluated": provenance()}
-    write_text(SHIPPED.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    write_text(target.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return result
 
 
@@ -186,17 +200,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=("world", "train", "ship"))
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument("--workers", type=int, help="processes that make the world")
-    parser.add_argument("--lifting", action="store_true", help="the world of the lifting systems")
+    parser.add_argument("--system", choices=list(_PARTS), default="humr", help="default: humr")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     options = parser.parse_args(arguments)
     chosen = profile(options.profile)
+    run = getattr(chosen, _PARTS[options.system])
     if options.command == "world":
-        run = chosen.lifting if options.lifting else chosen.run
         store(run).generate(workers=options.workers)
     elif options.command == "train":
-        train(chosen.run, name=options.profile, device=options.device)
+        train(run, name=options.profile, device=options.device)
     else:
-        ship(chosen.run, chosen)
+        ship(run, chosen)
     return 0
 
 

@@ -32,6 +32,7 @@ from humr.propose_objective import ProposeObjective
 EVALUATING = ("lifting_evaluation", "lifting_measures", "lifting_metrics", "metrics",
               "calibration", "selection", "lifting_data", "lifting", "propose")  # fmt: skip
 TRAINING = ("train", "validation")
+SUMMED = ("mpjpe", "pa_mpjpe", "pck", "auc", "cps", "energy", "joint_energy", "cover", "ambiguous")
 
 
 def fit_flow(run: LiftingRun, name: str, device: str, directory: Path) -> training.Progress:
@@ -152,3 +153,9 @@ def evaluate(
         clusters=clusters,
         group=split,
     )
+
+
+def summary(rows: pd.DataFrame) -> dict[str, float]:
+    """Means over images of what is measured once per image, not per joint."""
+    kept = [name for name in rows if str(name).startswith(SUMMED)]
+    return {str(name): round(float(v), 4) for name, v in rows[kept].mean().dropna().items()}

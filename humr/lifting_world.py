@@ -167,5 +167,5 @@ def store(config: LiftingWorld) -> Store[LiftingRecords]:
         read=LiftingRecords.read,
         join=LiftingRecords.join,
         folder="lifting",
-        command="world --lifting",
+        command="world laptop --system lifting",
     )
