@@ -77,18 +77,16 @@ _GPU = Run(
     world=World(labelled=160_000, points=20_000, unlabelled=20_000, validation=2_000, test=4_000),
     model=replace(_OPEN_MODEL, blocks=8, hidden=1024, feature_width=720, pose_width=256),
     weights=_MAIN_WEIGHTS,
-    training=Training(
+    training=replace(
+        _LAPTOP.training,
         steps=60_000,
         batch=256,
+        hypotheses=25,
         rate=3e-4,
-        decay=1e-3,
         warmup=1_000,
-        cosine=True,
-        clip=1.0,
         average=0.9995,
         precision="bf16-mixed",
         validate_every=2_000,
-        patience=8,
     ),
 )
 
