@@ -22,6 +22,7 @@ import pandas as pd
 
 from humr.comparisons import KEYS, Claim, differences, gains, verdicts
 from humr.paths import DATA
+from humr.skeletons import H36M17
 
 PATH = DATA / "claims.csv"
 
@@ -37,6 +38,8 @@ _BETWEEN = {  # derived columns that are a difference of two measured ones
     "over_detector": ("pa_limbs_mode", "pa_limbs_detector"),
     "over_mean": ("energy_score", "mpjpe_mean"),
     "pck_over_sample": ("pck_mode", "pck_sample"),
+    "depth_over_x": ("spread_z", "spread_x"),
+    "depth_over_y": ("spread_z", "spread_y"),
 }
 _STUDIES = {
     "accuracy": "components",
@@ -45,7 +48,10 @@ _STUDIES = {
     "scarcity": "few",
     "systems": "propose",
     "propose_transfer": "propose",
+    "lifting_ambiguous": "lifting",
+    "lifting_transfer": "lifting",
 }
+_ENDS = ("ankle", "elbow", "wrist")
 _GAINS = {"few": ("few_heatmaps", "few_none"), "many": ("many_heatmaps", "many_none")}
 
 
@@ -105,7 +111,9 @@ def derived(rows: pd.DataFrame) -> pd.DataFrame:
     ratio. `over_detector`: error of our mode minus that of the detector's own 3D landmarks (mm).
     `over_mean`: energy score minus the error of the mean pose (mm), a point forecast whose energy
     score is its error. `pck_over_sample`: correct joints of the mode minus those of a random
-    hypothesis (%). `off50_`, `off90_`: coverage minus the probability of the interval. Rows of
+    hypothesis (%). `depth_over_x`, `_y`: standard deviation along depth minus that along
+    another axis (mm). `ends_over_rest`: spread of ankles, elbows and wrists minus that of the
+    other joints (mm). `off50_`, `off90_`: coverage minus the probability of the interval. Rows of
     meshes and of lifting have some of these each.
     """
     columns = {}
@@ -115,6 +123,11 @@ def derived(rows: pd.DataFrame) -> pd.DataFrame:
     for name, (one, other) in _BETWEEN.items():
         if one in rows and other in rows:
             columns[name] = rows[one] - rows[other]
+    if "spread_left_wrist" in rows:
+        ends = [f"spread_{side}_{joint}" for side in ("left", "right") for joint in _ENDS]
+        rest = [f"spread_{name}" for name in H36M17.names[1:]]
+        others = rows[[name for name in rest if name not in ends]]
+        columns["ends_over_rest"] = rows[ends].mean(axis=1) - others.mean(axis=1)
     for level in LEVELS:
         for name in rows.columns[rows.columns.str.startswith(f"cover{level}_")]:
             columns[name.replace("cover", "off")] = rows[name] - level / 100

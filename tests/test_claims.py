@@ -7,14 +7,15 @@ import pytest
 from humr import claims, lifting_measures, measures
 from humr.comparisons import Claim
 from humr.lifting_variants import FLOW_STUDIES, PROPOSE_STUDIES
-from humr.mesh_variants import STUDIES as MESH_STUDIES
 from humr.paths import DATA
+from humr.skeletons import H36M17
 from humr.variants import STUDIES, variants
 
 ALL = [(topic, claim) for topic, found in claims.by_topic().items() for claim in found]
 PEER = {"spread_gap", "spread_ratio", "over_detector", "over_mean", "pck_over_sample"}
+PEER |= {"depth_over_x", "depth_over_y", "ends_over_rest"}
 PAIRS = {"scarcity": {"few", "many"}, "systems": {"flow", "propose"}}  # topics of two studies
-WITHOUT = {"propose_sizes", "lifting_switches"}  # studies that need no claims
+WITHOUT = {"propose_sizes"}  # studies that need no claims
 LIFTS = {*FLOW_STUDIES, *PROPOSE_STUDIES}
 
 
@@ -22,6 +23,7 @@ def rows_of(study, rng, *, shift=None, seeds=3, images=20):
     """Rows with every metric that claims name; `shift` moves the metrics of some variants."""
     wanted = [claim.metric for _, claim in ALL] + ["spread_hidden", "spread_visible"]
     wanted += ["pa_limbs_mode", "pa_limbs_detector", "energy_score", "mpjpe_mean", "pck_sample"]
+    wanted += [f"spread_{name}" for name in ("y", "z", *H36M17.names[1:])]
     wanted = sorted({m.replace("off90", "cover90") for m in wanted} - PEER)
     groups = np.array(["test", "rooms"])[np.arange(images) % 2]
     about = {"group": groups, "ambiguous": np.arange(images) % 4 < 2} if study in LIFTS else {}
@@ -58,6 +60,7 @@ def test_claims_name_metrics_that_are_measured():
             "pixels": "pixels_", "spread_hidden": "spread_hidden", "cover90": "cover",
             "spread_visible": "spread_visible", "percent_inside": "percent_inside",
             "mask_distance": "mask_distance", "pck": '"pck"', "auc": '"auc"',
+            "cps": "cps_best", "spread_x": "spread_",
         }  # fmt: skip
         if name in PEER or name == "nll":
             continue
@@ -72,7 +75,7 @@ def test_no_claim_is_there_twice():
 
 def test_every_study_has_claims():
     tested = {claims.study_of(topic) for topic in claims.by_topic()}
-    assert set(MESH_STUDIES) | {"propose"} <= tested <= set(STUDIES) - WITHOUT
+    assert tested == set(STUDIES) - WITHOUT
 
 
 def test_a_claim_with_a_margin_is_not_refuted_for_being_small():
@@ -210,6 +213,17 @@ def test_derived_columns():
     assert list(found["over_mean"]) == [-20, 10]
     np.testing.assert_allclose(found["off90_z_hidden"], [0.1, np.nan])
     assert "off90_z_hidden" not in rows
+
+
+def test_derived_columns_of_lifting():
+    spread = {f"spread_{name}": [10.0] for name in H36M17.names[1:]}
+    spread |= {f"spread_{side}_{end}": [30.0] for side in ("left", "right")
+               for end in ("ankle", "elbow", "wrist")}  # fmt: skip
+    rows = pd.DataFrame(spread | {"spread_x": [5.0], "spread_y": [6.0], "spread_z": [20.0]})
+    found = claims.derived(rows)
+    assert list(found["depth_over_x"]) == [15]
+    assert list(found["depth_over_y"]) == [14]
+    assert list(found["ends_over_rest"]) == [20]
 
 
 def test_a_claim_about_one_variant():
