@@ -82,7 +82,7 @@ def make_shard(world: World, split: str, shard: int) -> Records:
     for start in range(0, len(drawn), _RENDER_BATCH):
         stop = min(start + _RENDER_BATCH, len(drawn))
         seen = views(world, split, shard, start, stop)
-        parts.append(_records(drawn[start:stop], seen, world, generator))
+        parts.append(records_of(drawn[start:stop], seen, world, generator))
     return Records.join(parts)
 
 
@@ -117,7 +117,8 @@ def in_photograph(
     return window.float(), keypoints.float()
 
 
-def _records(scene: Scenes, seen: Views, world: World, generator: torch.Generator) -> Records:
+def records_of(scene: Scenes, seen: Views, world: World, generator: torch.Generator) -> Records:
+    """Run the detector on rendered scenes, and keep what networks see and what is true."""
     found = detect(scene, seen.images)
     size = seen.images.shape[1]
     scale = scene.window.side / size

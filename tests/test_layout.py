@@ -43,7 +43,7 @@ LAYERS = (
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
-    | {"mesh_runs", "lifting_runs"},
+    | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
