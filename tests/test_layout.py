@@ -43,6 +43,7 @@ LAYERS = (
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
+    | {"lifting_panels"}
     | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"},
     {"__main__"},
 )

@@ -1,0 +1,148 @@
+"""Pictures for the lifting notebooks: one image, its heatmaps and Gaussians, hypotheses in it.
+
+Images of a lifting world are not kept: they are rendered again, the same ones, when they are to be
+seen. Every function but `look` draws into the axes it is given. Hypotheses have no place in the
+photograph, since lifting leaves it open: for the picture they are hung up at the true pelvis.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from torch import Tensor
+
+from humr import figures, lifting_world, photos, world
+from humr.cameras import Crop, project
+from humr.detectors import GRID, Detection
+from humr.diagrams import COLOURS
+from humr.lifting_config import LiftingWorld
+from humr.lifting_data import LiftingRecords
+from humr.skeletons import COCO17
+from humr.sticks import FRONT, sticks
+
+SIZE = 160  # pixels of a picture's side
+LEVELS = 16  # of a picture's colours: a fraction of the bytes in a committed notebook
+CELLS = 64  # of a heatmap's side
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of a lifting world, as it is and as the detector sees it."""
+
+    records: LiftingRecords  # one image
+    detection: Detection
+    image: UInt8[np.ndarray, "size size 3"]  # the detector's window
+
+    @property
+    def window(self) -> Crop:
+        """The detector's window in the photograph."""
+        centre, side, roll = self.records.window[0].split([2, 1, 1])
+        return Crop(centre, side[0], roll[0])
+
+    def pixels(self, points_image: Float[Tensor, "points 2"]) -> Float[Tensor, "points 2"]:
+        """Map pixels of the photograph to those of the picture."""
+        return (self.window.to_crop(points_image) + 1) / 2 * SIZE
+
+    def projected(
+        self, poses: Float[Tensor, "hypotheses 17 3"]
+    ) -> Float[Tensor, "hypotheses 17 2"]:
+        """Pixels of the picture where poses in lifting's axes lie, the pelvis at the true one."""
+        camera = poses * poses.new_tensor([1, -1, -1]) + self.records.joints[0, 0]
+        points = project(camera, self.records.focal[0], self.records.image_size[0] / 2)
+        return self.pixels(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+
+
+def look(config: LiftingWorld, split: str, index: int) -> Seen:
+    """Render one image of a split again, and show it to the detector again."""
+    store = lifting_world.store(config)
+    store.generate(splits=[split])
+    number, place = divmod(index, config.shard)
+    scene = lifting_world.scenes(config, split, number)[place : place + 1]
+    images = lifting_world.views(config, split, number, place, place + 1).images
+    (detection,) = world.detect(scene, images)
+    records = store.load(split)[slice(index, index + 1)]
+    return Seen(records, detection, photos.cut(images[0], detection.crop, SIZE))
+
+
+def person(ax: Axes, seen: Seen, title: str = "") -> Axes:
+    """Show the picture with the detected joints."""
+    _show(ax, seen.image, title)
+    points = seen.pixels(seen.records.keypoints[0])
+    figures.confidences(ax, points, seen.records.confidence[0])
+    return _framed(ax)
+
+
+def heatmap(ax: Axes, seen: Seen, joint: int) -> Axes:
+    """Lay one heatmap (COCO joint) over the faded picture, and its Gaussian: 1 and 2 sigma."""
+    _show(ax, _faded(seen), COCO17.names[joint].replace("_", " "))
+    heat = torch.as_tensor(seen.detection.heatmaps[joint])
+    values = (heat / heat.max()).numpy()
+    ax.imshow(values, cmap="inferno", alpha=values, extent=(0, SIZE, SIZE, 0))
+    _, x, y, xx, xy, yy = seen.records.fits[0, joint].unbind()
+    centre = (GRID.to_crop(torch.stack([x, y])) + 1) / 2 * SIZE
+    covariance = torch.stack([xx, xy, xy, yy]).reshape(2, 2) * (SIZE / CELLS) ** 2
+    ellipses(ax, centre, covariance, colour="cyan")
+    return _framed(ax)
+
+
+def ellipses(
+    ax: Axes,
+    mean: Float[Tensor, "2"],
+    covariance: Float[Tensor, "2 2"],
+    *,
+    colour: str,
+    levels: tuple[float, ...] = (1.0, 2.0),
+) -> Axes:
+    """Draw curves of one and two standard deviations of a Gaussian, in the units of the axes."""
+    variance, axes = torch.linalg.eigh(covariance)
+    sigma = variance.clamp_min(0).sqrt()
+    angle = float(torch.rad2deg(torch.atan2(axes[1, 1], axes[0, 1])))  # of the larger axis
+    for level in levels:
+        height, width = (2 * level * sigma).tolist()
+        shape = Ellipse(mean.tolist(), width, height, angle=angle, fill=False, edgecolor=colour)
+        ax.add_patch(shape)
+    return ax
+
+
+def hypotheses(
+    ax: Axes,
+    seen: Seen,
+    samples: Float[Tensor, "hypotheses 17 3"],
+    joint: int,
+    *,
+    few: int = 3,
+) -> Axes:
+    """Show few hypotheses as sticks, one H36M17 joint of all as dots, the truth as a star."""
+    _show(ax, _faded(seen), f"{len(samples)} hypotheses")
+    sticks(ax, seen.projected(samples[:few]), FRONT, colour=COLOURS["predicted"])
+    x, y = seen.projected(samples)[:, joint].T.numpy()
+    ax.scatter(x, y, s=6, color=COLOURS["wrong"], linewidths=0, alpha=0.6, zorder=3)
+    truth = seen.projected(seen.records.batch().target)[0, joint].tolist()
+    ax.plot(*truth, "*", color="gold", markersize=9, markeredgecolor="black",
+            markeredgewidth=0.6, zorder=4)  # fmt: skip
+    return _framed(ax)
+
+
+def widest(records: LiftingRecords) -> Float[Tensor, "images 17"]:
+    """Standard deviation along the larger axis of every COCO joint's Gaussian, paper's pixels."""
+    return records.gaussians().sigma[..., 1]
+
+
+def _show(ax: Axes, image: np.ndarray, title: str) -> Axes:
+    figures.picture(ax, image // (256 // LEVELS) * (256 // LEVELS), title)
+    ax.images[-1].set_interpolation("nearest")  # others would make new colours
+    return ax
+
+
+def _faded(seen: Seen) -> np.ndarray:
+    """The image in light grey, as a background for points and colours."""
+    grey = seen.image.mean(-1, keepdims=True).repeat(3, -1)
+    return (grey / 2 + 120).astype(np.uint8)
+
+
+def _framed(ax: Axes) -> Axes:
+    ax.set(xlim=(0, SIZE), ylim=(SIZE, 0))
+    return ax
