@@ -99,9 +99,9 @@ def in_scope(topic: str, rows: pd.DataFrame) -> pd.DataFrame:
     if "group" not in rows:
         return rows
     if topic.endswith("_transfer"):
-        return rows[rows["group"] != "test"]
-    test = rows[rows["group"] == "test"]
-    return test[test["ambiguous"]] if topic.endswith("_ambiguous") else test
+        return rows.loc[rows["group"] != "test"]
+    test = rows.loc[rows["group"] == "test"]
+    return test.loc[test["ambiguous"]] if topic.endswith("_ambiguous") else test
 
 
 def derived(rows: pd.DataFrame) -> pd.DataFrame:
