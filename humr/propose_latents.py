@@ -26,9 +26,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from humr import experiments, lifting_world, studies
+from humr import experiments, studies
 from humr.environment import say
 from humr.files import digest
+from humr.lifting_config import ProposeRun
 from humr.lifting_data import LiftingBatch, LiftingRecords, complete
 from humr.lifting_evaluation import Inputs
 from humr.metrics import mpjpe
@@ -64,14 +65,18 @@ def publish(profile_name: str) -> list[Path]:
 def _items(profile_name: str) -> list[Variant]:
     """Variants whose latents are instance Gaussians (not the variational control)."""
     found = variants(STUDY, profile_name)
-    return [item for item in found if item.run.model.instance == "learned"]
+    return [
+        item
+        for item in found
+        if isinstance(item.run, ProposeRun) and item.run.model.instance == "learned"
+    ]
 
 
 def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     """Rows of one finished run; measured once for the same weights, world and code."""
-    checkpoint, config = studies.checkpoint(job), job.run.world
+    checkpoint = studies.checkpoint(job)
     files = [checkpoint.with_suffix(".safetensors"), *(ROOT / "humr" / f"{m}.py" for m in CODE)]
-    name = "".join(map(digest, files)) + lifting_world.store(config).directory.name
+    name = "".join(map(digest, files)) + experiments.store(job.run).directory.name
     path = RUNS / "evaluations" / f"latents-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
         model, _ = experiments.load(checkpoint)
@@ -81,7 +86,7 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
 
 def images_of(job: Variant) -> LiftingRecords:
     """Return the test images of a variant's world, making them if need be."""
-    store = lifting_world.store(job.run.world)
+    store = experiments.store(job.run)
     store.generate(splits=["test"])
     return store.load("test")
 
