@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from torch import Tensor
+from torch.nn.functional import pad
 
 from humr import figures, lifting_world, photos, world
 from humr.cameras import Crop, project
@@ -24,7 +25,7 @@ from humr.skeletons import COCO17
 from humr.sticks import FRONT, sticks
 
 SIZE = 160  # pixels of a picture's side
-LEVELS = 16  # of a picture's colours: a fraction of the bytes in a committed notebook
+LEVELS = 16  # of grey: with the colours, most of the bytes in a committed notebook are left out
 CELLS = 64  # of a heatmap's side
 
 
@@ -68,8 +69,8 @@ def look(config: LiftingWorld, split: str, index: int) -> Seen:
 
 
 def person(ax: Axes, seen: Seen, title: str = "") -> Axes:
-    """Show the picture with the detected joints."""
-    _show(ax, seen.image, title)
+    """Show the picture in grey with the detected joints."""
+    _show(ax, _grey(seen), title)
     points = seen.pixels(seen.records.keypoints[0])
     figures.confidences(ax, points, seen.records.confidence[0])
     return _framed(ax)
@@ -117,8 +118,9 @@ def hypotheses(
 ) -> Axes:
     """Show few hypotheses as sticks, one H36M17 joint of all as dots, the truth as a star."""
     _show(ax, _faded(seen), f"{len(samples)} hypotheses")
-    sticks(ax, seen.projected(samples[:few]), FRONT, colour=COLOURS["predicted"])
-    x, y = seen.projected(samples)[:, joint].T.numpy()
+    points = seen.projected(samples)
+    sticks(ax, pad(points[:few], (0, 1)), FRONT, colour=COLOURS["predicted"])
+    x, y = points[:, joint].T.numpy()
     ax.scatter(x, y, s=6, color=COLOURS["wrong"], linewidths=0, alpha=0.6, zorder=3)
     truth = seen.projected(seen.records.batch().target)[0, joint].tolist()
     ax.plot(*truth, "*", color="gold", markersize=9, markeredgecolor="black",
@@ -137,10 +139,13 @@ def _show(ax: Axes, image: np.ndarray, title: str) -> Axes:
     return ax
 
 
+def _grey(seen: Seen) -> np.ndarray:
+    return seen.image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
+
+
 def _faded(seen: Seen) -> np.ndarray:
-    """The image in light grey, as a background for points and colours."""
-    grey = seen.image.mean(-1, keepdims=True).repeat(3, -1)
-    return (grey / 2 + 120).astype(np.uint8)
+    """The picture in light grey, as a background for points and colours."""
+    return _grey(seen) // 2 + 120
 
 
 def _framed(ax: Axes) -> Axes:
