@@ -101,9 +101,10 @@ def ellipses(
     variance, axes = torch.linalg.eigh(covariance)
     sigma = variance.clamp_min(0).sqrt()
     angle = float(torch.rad2deg(torch.atan2(axes[1, 1], axes[0, 1])))  # of the larger axis
+    x, y = mean.tolist()
     for level in levels:
         height, width = (2 * level * sigma).tolist()
-        shape = Ellipse(mean.tolist(), width, height, angle=angle, fill=False, edgecolor=colour)
+        shape = Ellipse((x, y), width, height, angle=angle, fill=False, edgecolor=colour)
         ax.add_patch(shape)
     return ax
 
