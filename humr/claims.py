@@ -52,6 +52,7 @@ _STUDIES = {
     "lifting_transfer": "lifting",
 }
 _ENDS = ("ankle", "elbow", "wrist")
+_PAIRS = {"scarcity": ("few", "many"), "systems": ("lifting", "propose")}  # of two studies
 _GAINS = {"few": ("few_heatmaps", "few_none"), "many": ("many_heatmaps", "many_none")}
 
 
@@ -193,14 +194,17 @@ def judge(topic: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge_all(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Test every topic, given the rows of all studies; the first column is the topic."""
+    """Test every topic whose studies are among `rows`; the first column is the topic."""
     parts = []
     for topic in by_topic():
-        needed = rows[study_of(topic)]
+        if not set(_PAIRS.get(topic, (study_of(topic),))) <= rows.keys():
+            continue
         if topic == "scarcity":
             needed = scarcity(rows["few"], rows["many"])
         elif topic == "systems":
             needed = systems(rows["lifting"], rows["propose"])
+        else:
+            needed = rows[study_of(topic)]
         table = judge(topic, needed)
         table.insert(0, "topic", topic)
         parts.append(table)
