@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from humr import evaluation, experiments, mesh_runs, studies, world
 from humr.bodies import Body, load_body
 from humr.comparisons import ONE_SEED, means
+from humr.config import World
 from humr.datasets import Records
 from humr.diagrams import COLOURS
 from humr.environment import say
@@ -58,6 +59,7 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     """Rows of one finished run; measured once for the same weights, world and code."""
     images, hypotheses = SIZES.get(profile_name, SIZE)
     checkpoint, config = studies.checkpoint(job), job.run.world
+    assert isinstance(config, World)
     code = [ROOT / "humr" / f"{m}.py" for m in (*mesh_runs.EVALUATING, PRODUCT)]
     parts = [checkpoint.with_suffix(".safetensors"), *code]
     name = "".join(map(digest, parts)) + f" {world.directory(config).name} {images} {hypotheses}"

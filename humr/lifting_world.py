@@ -6,7 +6,7 @@ has the other five and other subjects, in three groups that are filmed otherwise
 wide-angle lenses near the ground, and people cut by the photograph's borders.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -53,19 +53,13 @@ def scenery(config: LiftingWorld, split: str) -> Scenery:
     own = Setting(templates=ACTIONS, subjects=shapes)
     foreign = {"templates": HELD_OUT_ACTIONS, "subjects": shapes}
     if split == "studio":
-        return Scenery(_but(usual, occluded=0.0, frontal=0.3), Setting(**foreign), plain=True)
+        return Scenery(replace(usual, occluded=0.0, frontal=0.3), Setting(**foreign), plain=True)
     if split == "rooms":
-        return Scenery(_but(usual, occluded=0.5), Setting(**foreign, pitch=(15.0, 40.0)))
+        return Scenery(replace(usual, occluded=0.5), Setting(**foreign, pitch=(15.0, 40.0)))
     if split == "outdoor":
         cameras = Setting(**foreign, focal=(0.45, 0.7), pitch=(-25.0, -5.0))
-        return Scenery(_but(usual, truncated=0.2), cameras)
+        return Scenery(replace(usual, truncated=0.2), cameras)
     return Scenery(usual, own)
-
-
-def _but(usual: World, **changes: float) -> World:
-    values = {name: getattr(usual, name) for name in ("window", "backgrounds", "odd")}
-    values |= {name: getattr(usual, name) for name in ("occluded", "truncated", "frontal")}
-    return World(**values | changes)
 
 
 def _subjects(config: LiftingWorld, split: str) -> torch.Tensor:

@@ -154,7 +154,7 @@ def _many(base: Run) -> list[Variant]:
     """Controls with all 3D labels, and the baseline with as much time as the MMD needs."""
     rows = _controlled(base, list(_CONTROLS))
     steps = base.training.steps * 3 // 2
-    longer = changed(rows[0].run, training={"steps": steps})
+    longer = changed(base, weights={"heatmap": 0.0}, training={"steps": steps})
     return [*rows, Variant(name="longer", label="no supervision, as much time", run=longer)]
 
 

@@ -51,12 +51,11 @@ def write(
 def _write(rows: pd.DataFrame, path: Path, halves: list[str]) -> None:
     """Write one file; a column's high and low bytes apart, which compress better so."""
     part = path.with_suffix(".part")
-    parquet.write_table(
-        pa.Table.from_pandas(rows, preserve_index=False),
-        part,
-        compression="zstd",
-        compression_level=19,
-        use_dictionary=[name for name in rows if name not in halves],
-        column_encoding=dict.fromkeys(halves, "BYTE_STREAM_SPLIT"),
-    )
+    packing: dict[str, Any] = {
+        "compression": "zstd",
+        "compression_level": 19,
+        "use_dictionary": [name for name in rows if name not in halves],
+        "column_encoding": dict.fromkeys(halves, "BYTE_STREAM_SPLIT"),
+    }
+    parquet.write_table(pa.Table.from_pandas(rows, preserve_index=False), part, **packing)
     part.replace(path)

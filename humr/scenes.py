@@ -101,7 +101,8 @@ def draw_scenes(
     image_size = torch.tensor(IMAGE_SIZES, dtype=torch.float32)[
         torch.from_numpy(rng.integers(0, len(IMAGE_SIZES), count))
     ]
-    ratio = torch.from_numpy(np.exp(rng.uniform(*np.log(setting.focal), count))).float()
+    nearest, farthest = np.log(setting.focal)
+    ratio = torch.from_numpy(np.exp(rng.uniform(nearest, farthest, count))).float()
     focal = ratio * image_size.norm(dim=-1)
     truncated = torch.from_numpy(rng.random(count) < world.truncated)
     points = body.vertices(rotations, betas)[:, ::7]

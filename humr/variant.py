@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from humr.config import Run, config_hash
 from humr.lifting_config import LiftingRun, ProposeRun
 
-R = TypeVar("R", Run, LiftingRun, ProposeRun)
+R = TypeVar("R", bound=Run | LiftingRun | ProposeRun)
 
 
 @dataclass(frozen=True, kw_only=True)
