@@ -31,8 +31,8 @@ DERIVED: Mapping[str, Mapping[str, float]] = {
     "head_top": {"left_ear": 0.79, "right_ear": 0.79, "left_shoulder": -0.29,
                  "right_shoulder": -0.29},
 }  # fmt: skip
-# Width in cells that few of the detector's peaks exceed at joints that it is sure of, by Gaussian
-# fit and by moments; it stands for the 2 px with which the paper's detector was trained.
+# Width in cells, by Gaussian fit and by moments, that stands for the 2 px with which the paper's
+# detector was trained: most peaks of joints that ours is sure of are sharper (decisions.md, 31).
 SHARP = {"fit": 1.4, "moments": 1.2}
 SHARP_PIXELS = 2.0
 CERTAIN = 1.05 * SHARP_PIXELS  # px; wider axes are uncertain, and doubled in the condition

@@ -6,7 +6,7 @@ import torch
 from humr import lifting_world
 from humr.cameras import project
 from humr.lifting_config import GROUPS, LiftingWorld
-from humr.lifting_data import derivation
+from humr.lifting_data import CERTAIN, derivation
 from humr.poses import TEMPLATE_NAMES
 from humr.skeletons import H36M17, MPII16
 
@@ -59,6 +59,13 @@ def test_moments_and_fits_agree_where_the_detector_is_sure(shard):
     sure = shard.peak > 0.7
     fit, moments = (shard.gaussians(kind).sigma[sure] for kind in ("fit", "moments"))
     assert (fit / moments).median().item() == pytest.approx(1, abs=0.15)
+
+
+def test_most_sure_joints_count_as_certain(shard):
+    sure = shard.confidence >= 0.9
+    longer = shard.gaussians().sigma[sure][:, 1]
+    assert len(longer) >= 20
+    assert (longer > CERTAIN).float().mean() < 0.4
 
 
 def test_a_shard_repeats(shard):
