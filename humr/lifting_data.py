@@ -193,18 +193,26 @@ class LiftingRecords:
         return cls(**read_tensors(path, {f.name for f in fields(cls)}))
 
     def gaussians(self, kind: str = "fit") -> Gaussians:
-        """Gaussians of the COCO joints, by least squares ("fit") or from "moments"."""
-        values = {"fit": self.fits, "moments": self.moments}[kind]
+        """Gaussians of the COCO joints, by least squares ("fit") or from "moments".
+
+        A fit that did not converge can be anywhere; its joint gets the Gaussian of the moments.
+        Means stay within the heatmap (official code).
+        """
+        if kind not in SHARP:
+            raise ValueError(f"kind must be one of {', '.join(SHARP)}; got {kind!r}")
+        fitted = self.converged & (kind == "fit")
+        values = torch.where(fitted[..., None], self.fits, self.moments)
         amplitude, x, y, xx, xy, yy = values.unbind(-1)
         window = Crop(self.window[:, :2], self.window[:, 2], self.window[:, 3])
         cosine, sine = window.roll.cos(), window.roll.sin()
         turn = torch.stack([cosine, -sine, sine, cosine], -1).unflatten(-1, (1, 2, 2))
         covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-        pixels = (SHARP_PIXELS / SHARP[kind]) ** 2
+        sharp = torch.where(fitted, SHARP["fit"], SHARP["moments"])
+        cells = torch.stack([x.clamp(0, GRID.width - 1), y.clamp(0, GRID.height - 1)], -1)
         return Gaussians(
             amplitude,
-            window.to_image(GRID.to_crop(torch.stack([x, y], -1))),
-            pixels * (turn @ covariance @ turn.mT),
+            window.to_image(GRID.to_crop(cells)),
+            (SHARP_PIXELS / sharp).square()[..., None, None] * (turn @ covariance @ turn.mT),
         )
 
     @property

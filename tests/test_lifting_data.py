@@ -105,6 +105,27 @@ def test_covariances_turn_with_the_window():
     assert torch.allclose(found.mean, centre)
 
 
+def test_a_fit_that_ran_away_is_replaced_by_moments(records):
+    """Four fits of the laptop profile's world did; one of them ended at 1e15 cells."""
+    records.moments[..., 3:] = torch.tensor([4.0, 0.0, 4.0])
+    records.fits[2, 5] = torch.tensor([math.inf, -1e15, 6e15, 4e10, -1e11, 5e11])
+    records.converged[2, 5] = False
+    found, moments = records.gaussians(), records.gaussians("moments")
+    for name in ("amplitude", "mean", "covariance"):
+        used, others = getattr(found, name), getattr(records[:2].gaussians(), name)
+        assert torch.equal(used[2, 5], getattr(moments, name)[2, 5])
+        assert torch.equal(used[:2], others)
+    assert records.batch().condition.isfinite().all()
+
+
+def test_means_stay_within_the_heatmap(records):
+    records.fits[1, 3, 1:3] = torch.tensor([-200.0, 70.0])
+    found = records.gaussians().mean[1, 3]
+    window = Crop(records.window[1:2, :2], records.window[1:2, 2], records.window[1:2, 3])
+    corner = window.to_image(GRID.to_crop(torch.tensor([[[0.0, 63.0]]])))[0, 0]
+    assert torch.equal(found, corner)
+
+
 def test_the_condition_has_y_up_and_the_papers_units():
     """An axis that points to the lower right of the screen has a negative covariance, y up."""
     mean = torch.randn(1, 16, 2, generator=torch.Generator().manual_seed(0))
