@@ -51,6 +51,7 @@ class LiftingModel:
     coupling: str = "affine_paper_clamp"  # "affine": the clamp of FrEIA 0.2
     clamp: float = 2.0
     init_std: float = 0.05  # of all parameters of the flow (official code)
+    normalise: bool = False  # standardise poses; official code: no, poses are small numbers there
     critic: int = 100  # width of its path of joints
     critic_bones: int = 1000  # width of its path of bones
 

@@ -39,6 +39,8 @@ def fit_flow(run: LiftingRun, name: str, device: str, directory: Path) -> traini
     """Train the lifting flow in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     model = LiftingFlow(run.model, noisy=run.weights.nll > 0)
+    if run.model.normalise:
+        model.flow.standardize(_batch(run.world, "train", inputs(run)).pose.flatten(1))
     sizes = {"hidden": run.model.critic, "bones_hidden": run.model.critic_bones}
     critic = Critic(**sizes) if run.weights.adversarial > 0 else None
     objective = LiftingObjective(model, run.weights, run.rule, critic=critic)

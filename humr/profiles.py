@@ -1,7 +1,6 @@
 """How large everything is: four profiles, from a test of the plumbing to the paper's own sizes."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from humr.config import Model, Run, Training, Weights, World
 from humr.lifting_config import (
@@ -117,9 +116,9 @@ def _lifting(world: LiftingWorld, hidden: int, hypotheses: int, training: Traini
     small = hidden < LiftingModel().hidden  # the critic would cost most of a small run
     return LiftingRun(
         world=world,
-        model=LiftingModel(hidden=hidden, critic_bones=hidden if small else 1000),
+        model=LiftingModel(hidden=hidden, critic_bones=hidden if small else 1000, normalise=small),
         rule=LiftingRule(hypotheses=hypotheses, best_of=min(5, hypotheses)),
-        training=replace(LiftingRun().training, **_schedule(training)),
+        training=replace(training, optimizer="adam", beta1=0.5, beta2=0.9, clip_value=15.0),
     )
 
 
@@ -128,13 +127,8 @@ def _propose(world: LiftingWorld, hidden: int, hypotheses: int, training: Traini
         world=world,
         model=ProposeModel(hidden=hidden, flow_hidden=hidden, critic_hidden=hidden // 2),
         rule=ProposeRule(hypotheses=hypotheses, best_of=min(5, hypotheses)),
-        training=replace(ProposeRun().training, **_schedule(training)),
+        training=replace(training, optimizer="adam", clip=15.0),
     )
-
-
-def _schedule(training: Training) -> dict[str, Any]:
-    names = ("steps", "batch", "rate", "validate_every")
-    return {name: getattr(training, name) for name in names}
 
 
 _SMOKE_LIFTING = (
@@ -143,19 +137,17 @@ _SMOKE_LIFTING = (
     ),
     16,
     8,
-    Training(steps=2, batch=8, rate=1e-3, validate_every=2),
+    Training(steps=2, batch=8, rate=1e-3, decay=0.0, validate_every=2),
 )
-_LAPTOP_LIFTING = (
-    LiftingWorld(),
-    256,
-    32,
-    Training(steps=4_000, batch=64, rate=5e-4, validate_every=500),
-)
+_LAPTOP_TRAINING = Training(
+    steps=1_500, batch=64, rate=1e-3, decay=0.0, warmup=100, cosine=True, average=0.99,
+    validate_every=150,
+)  # fmt: skip
 _GPU_LIFTING = (
     LiftingWorld(train=100_000, validation=2_000, test=10_000, transfer=2_000, train_subjects=50),
     1024,
     200,
-    Training(steps=75_000, batch=64, rate=1e-4, validate_every=5_000),
+    Training(steps=75_000, batch=64, rate=1e-4, decay=0.0, halve_at=2 / 3, validate_every=5_000),
 )
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -172,8 +164,8 @@ PROFILES: dict[str, Profile] = {
     "laptop": Profile(
         name="laptop",
         run=_LAPTOP,
-        lifting=_lifting(*_LAPTOP_LIFTING),
-        propose=_propose(*_LAPTOP_LIFTING),
+        lifting=_lifting(LiftingWorld(), 128, 50, _LAPTOP_TRAINING),
+        propose=_propose(LiftingWorld(), 256, 32, _LAPTOP_TRAINING),
         study=_study(
             _LAPTOP,
             _SMALL_MODEL,
