@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from humr.comparisons import ONE_SEED
 from humr.diagrams import COLOURS
-from humr.tables import HIGHER, LOWER
+from humr.tables import direction
 
 NAMES = {
     "mpjpe": "MPJPE",
@@ -33,11 +33,17 @@ NAMES = {
     "pixels_samples": "2D error, samples",
     "percent_inside": "PercIn",
     "mask_distance": "MinDist",
+    "pck": "correct joints",
+    "auc": "AUC of correct joints",
+    "cps": "CPS",
+    "cps_best_unaligned": "CPS, not aligned, best of N",
 }
 UNITS = {
     "pixels": "px",
     "mask_distance": "px",
     "percent": "%",
+    "pck": "%",
+    "auc": "%",
     "cover": "",
     "nll": "nats/dim",
     "log_det": "nats",
@@ -69,12 +75,6 @@ def quantity(metric: str) -> str:
     return f"{words} ({unit})" if unit else words
 
 
-def better(metric: str) -> int:
-    """Return -1 if a metric should be low, +1 if high, 0 if neither is good in itself."""
-    name = metric.removeprefix("paper_")
-    return -1 if LOWER.match(name) else 1 if HIGHER.match(name) else 0
-
-
 def forest(
     ax: Axes,
     differences: pd.DataFrame,
@@ -103,7 +103,7 @@ def forest(
         _mark(ax, float(row), line, colour)
     ax.axvline(origin, color=COLOURS["target"], linewidth=1, zorder=0)
     way = {-1: "\n← better", 0: "", 1: "\nbetter →"}
-    arrow = way[better(metric)] if "reference" in table else ""
+    arrow = way[direction(metric)] if "reference" in table else ""
     ax.set_xlabel(quantity(metric) + arrow)
     return _name_rows(ax, table["variant"], labels)
 
@@ -167,7 +167,7 @@ def _colour(line: Mapping, metric: str) -> str:
     if not (line["low"] > 0 or line["high"] < 0):
         return COLOURS["target"]
     role = {-1: "wrong", 0: "predicted", 1: "good"}
-    return COLOURS[role[int(better(metric) * np.sign(line["estimate"]))]]
+    return COLOURS[role[int(direction(metric) * np.sign(line["estimate"]))]]
 
 
 def _mark(ax: Axes, row: float, line: Mapping, colour: str) -> None:

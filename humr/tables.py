@@ -20,6 +20,7 @@ __all__ = [
     "Shown",
     "compute",
     "differences",
+    "direction",
     "gains",
     "means",
     "paper",
@@ -28,7 +29,7 @@ __all__ = [
     "verdicts",
 ]
 LOWER = re.compile(r"(mpjpe|pa_mpjpe|w?pve|pa_limbs|.*energy|pixels|mask_distance|nll)")
-HIGHER = re.compile(r"percent_inside")
+HIGHER = re.compile(r"percent_inside|(pck|auc|cps)_")
 DIGITS = ((3, "mask_distance"), (2, "pixels"), (2, "cover"), (2, "nll"))  # others: 1
 
 
@@ -118,7 +119,7 @@ def show(table: pd.DataFrame, *, best: bool = False) -> "Shown":
     text = table.map(_text)
     bold = text.eq("not reproduced")
     for i, column in enumerate(table.columns if best else []):
-        worth = _direction(column[-1] if isinstance(column, tuple) else column)
+        worth = direction(column[-1] if isinstance(column, tuple) else column)
         numbers = np.array([worth * _leading(cell) for cell in text.iloc[:, i]])
         if worth and np.isfinite(numbers).any():
             bold.iloc[:, i] |= numbers == np.nanmax(numbers)
@@ -187,8 +188,8 @@ def _digits(metric: str) -> int:
     return next((n for n, start in DIGITS if metric.removeprefix("paper_").startswith(start)), 1)
 
 
-def _direction(metric: str) -> int:
-    """+1: higher is better, -1: lower is better, 0: neither."""
+def direction(metric: str) -> int:
+    """+1 if a metric should be high, -1 if low, 0 if neither is good in itself."""
     name = str(metric).removeprefix("paper_")
     return 1 if HIGHER.match(name) else -1 if LOWER.match(name) else 0
 

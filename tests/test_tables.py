@@ -199,8 +199,9 @@ def test_show_marks_the_best_of_each_column(rows):
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
-    [("mpjpe_mode", [1]), ("paper_percent_inside", [0]), ("spread_hidden", []), ("nll", [1])],
-)
+    [("mpjpe_mode", [1]), ("paper_percent_inside", [0]), ("spread_hidden", []), ("nll", [1]),
+     ("pck_best", [0]), ("auc_mode", [0]), ("cps_best", [0])],
+)  # fmt: skip
 def test_directions(metric, expected):
     shown = tables.show(pd.DataFrame({metric: [2.0, -1.0, np.nan]}), best=True)
     assert list(np.flatnonzero(shown.bold[metric])) == expected
