@@ -103,7 +103,7 @@ class Humr(nn.Module):
         """Encode the images once: condition of the flow, shape, camera."""
         context = self.encoder(batch)
         betas, weak = self.head(context)
-        betas, weak = betas.float(), weak.float()
+        betas, weak = _full(betas), _full(weak)
         translation = weak_to_translation(
             weak, batch.box[:, :2], batch.box[:, 2], batch.focal, batch.image_size
         )
@@ -113,7 +113,7 @@ class Humr(nn.Module):
         self, observation: Observation, noise: Float[Tensor, "batch hypotheses dim"]
     ) -> People:
         """Turn noise into bodies; shape and camera are shared by an image's hypotheses."""
-        sixd = self.flow.generate(noise, observation.condition)[0].float()
+        sixd = _full(self.flow.generate(noise, observation.condition)[0])
         count = noise.shape[1]
         return People(
             sixd.unflatten(-1, (JOINTS, 6)),
@@ -153,6 +153,11 @@ class Humr(nn.Module):
         """Exact log density of 6D poses given the images (nats, over all 132 numbers)."""
         condition = self.observe(batch).condition
         return self.flow.log_prob(sixd.flatten(-2), condition)
+
+
+def _full(values: Tensor) -> Tensor:
+    """At least single precision: geometry is not for half of it."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _flow(model: Model, context: int) -> ConditionalFlow | ConstantVolumeFlow:

@@ -101,7 +101,7 @@ class HumrObjective(nn.Module):
         sixd = matrix_to_sixd(drawn.batch.rotations).flatten(1)
         sixd = sixd + self.supervision.target_noise * drawn.blur
         log_prob = self.model.flow.log_prob(sixd[:, None], drawn.observation.condition)
-        return losses.nll(log_prob[:, 0].float(), DIM)
+        return losses.nll(log_prob[:, 0], DIM)
 
     def _shape(self, drawn: Drawn) -> Tensor:
         return losses.shape(drawn.observation.betas, drawn.batch.betas)
