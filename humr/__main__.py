@@ -120,8 +120,9 @@ def forward(python: str, options: argparse.Namespace) -> int:
     """Hand the rest of the command line to the module that knows it."""
     if options.command == "lab":
         return call(python, "jupyterlab", *options.rest)
-    if options.command == "study":
-        return call(python, "humr.studies", *options.rest)
+    if options.command in ("study", "bench"):
+        module = {"study": "humr.studies", "bench": "humr.bench"}[options.command]
+        return call(python, module, *options.rest)
     return call(python, "humr.experiments", options.command, *options.rest)
 
 
@@ -164,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
         "world": "make the open world's data for a profile",
         "train": "train on it: one run of a profile",
         "study": "train and evaluate the ablations that are missing; goes on where it stopped",
+        "bench": "time every part of the chain",
         "lab": "open JupyterLab",
     }.items():
         commands.add_parser(name, help=help_text, add_help=False).set_defaults(run=forward)

@@ -99,9 +99,11 @@ class Humr(nn.Module):
         )
         self.head.start_at(batch.betas.mean(0), weak.median(0).values)
 
-    def observe(self, batch: Batch) -> Observation:
-        """Encode the images once: condition of the flow, shape, camera."""
-        context = self.encoder(batch)
+    def observe(
+        self, batch: Batch, context: Float[Tensor, "batch context"] | None = None
+    ) -> Observation:
+        """Encode the images once, unless their `context` is given: condition, shape, camera."""
+        context = self.encoder(batch) if context is None else context
         betas, weak = self.head(context)
         betas, weak = _full(betas), _full(weak)
         translation = weak_to_translation(

@@ -47,9 +47,18 @@ class HumrObjective(nn.Module):
         self.supervision = supervision
         self.hypotheses = hypotheses
 
-    def forward(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the mean of every term over the images that have it."""
-        drawn = self._drawn(batch, generator)
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator,
+        context: Float[Tensor, "batch context"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the mean of every term over the images that have it.
+
+        With a `context` the encoder is left out, and the batch's features are not read.
+        """
+        drawn = self._drawn(batch, generator, context)
         every = torch.ones_like(batch.has_pose)
         terms = {
             "nll": (self._nll, batch.has_pose),
@@ -76,9 +85,9 @@ class HumrObjective(nn.Module):
             raise ValueError(f"terms {sorted(terms)} do not match weights {sorted(expected)}")
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
-    def _drawn(self, batch: Batch, generator: torch.Generator) -> Drawn:
+    def _drawn(self, batch: Batch, generator: torch.Generator, context: Tensor | None) -> Drawn:
         model = self.model
-        observation = model.observe(batch)
+        observation = model.observe(batch, context)
         noise = model.noise(len(batch), self.hypotheses, generator)
         people = model.people(observation, torch.cat([torch.zeros_like(noise[:, :1]), noise], 1))
         mode, samples = people[:, 0], people[:, 1:]

@@ -71,9 +71,15 @@ def _predict(coupling, subnet, half: Tensor, context: Tensor) -> tuple[Tensor, T
 class Body:
     """A body of 55 joints from a file in the layout of SMPL-X, skinned vertex by vertex."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
         with np.load(body_path(name)) as data:
-            real = {k: torch.from_numpy(data[k]) for k in data.files if data[k].dtype.kind == "f"}
+            real = {
+                k: torch.from_numpy(data[k]).to(device)
+                for k in data.files
+                if data[k].dtype.kind == "f"
+            }
             self.parents = data["kintree_table"][0].tolist()
         self.template, self.weights = real["v_template"].to(dtype), real["weights"].to(dtype)
         self.shapes, self.poses = real["shapedirs"][..., :11].to(dtype), real["posedirs"].to(dtype)
@@ -126,14 +132,15 @@ class Body:
 
 
 def terms(
-    model: Humr, body: Body, batch: Batch, noise: Tensor, blur: Tensor, *, samples: int
-) -> dict[str, Tensor]:
+    model: Humr, body: Body, batch: Batch, noise: Tensor, blur: Tensor, *, samples: int,
+    context: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """All terms as the official code has them (the switches of F.H at "official").
 
     `noise` (batch, hypotheses, 132) holds zeros first: the mode. All images have labels.
     """
-    context = model.encoder(batch)
-    observed = model.observe(batch)
+    context = model.encoder(batch) if context is None else context
+    observed = model.observe(batch, context)
     sixd = generate(model.flow, noise, context).unflatten(-1, (JOINTS, 6))
     betas, place = observed.betas, observed.translation
     projected = to_crop(body.of(sixd, betas, place, "coco17"), batch)[:, 1:]
@@ -165,7 +172,7 @@ def _orthonormal(sixd: Tensor) -> Tensor:
 
 def _mmd(projected: Tensor, truth: Tensor, samples: Tensor, confidence: Tensor, inside: Tensor):
     """Biased estimator over all pairs; the label is the first target, and all where sure."""
-    bends = torch.zeros(17, dtype=torch.bool)
+    bends = torch.zeros(17, dtype=torch.bool, device=truth.device)
     bends[list(ARTICULATED)] = True
     unsure = bends & (confidence < 0.7) & (confidence >= 0.15) & inside
     valid = inside & (bends | (confidence >= 0.5))
@@ -187,7 +194,7 @@ def off_mask(points: Tensor, mask: Tensor) -> Tensor:
     As in the official code every image has room for every pixel; what is no person lies far away.
     """
     side = mask.shape[-1]
-    ticks = torch.arange(side, dtype=points.dtype) + 0.5
+    ticks = torch.arange(side, dtype=points.dtype, device=points.device) + 0.5
     pixels = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)
     pixels = torch.where(mask.flatten(1)[..., None], pixels, 1e6)
     scaled = ((points + 1) * (side / 2)).flatten(1, -2)
@@ -214,11 +221,14 @@ def _mask(projected: Tensor, truth: Tensor, batch: Batch, samples: Tensor,
 # ----------------------------------------------------------------------- evaluation
 
 
-def evaluate(model: Humr, body: Body, batch: Batch, noise: Tensor, silhouette: Tensor,
-             visible: Tensor, covered: Tensor) -> dict[str, Tensor]:  # fmt: skip
+def evaluate(
+    model: Humr, body: Body, batch: Batch, noise: Tensor, *, silhouette: Tensor, visible: Tensor,
+    covered: Tensor, context: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Errors of all hypotheses of all images, whole meshes at once; mm and pixels of 256."""
-    sixd = generate(model.flow, noise, model.encoder(batch)).unflatten(-1, (JOINTS, 6))
-    observed = model.observe(batch)
+    context = model.encoder(batch) if context is None else context
+    observed = model.observe(batch, context)
+    sixd = generate(model.flow, noise, context).unflatten(-1, (JOINTS, 6))
     place = observed.translation
     vertices = body.of(sixd, observed.betas, 0 * place, "vertices")
     label = matrix_to_sixd(batch.rotations)[:, None]

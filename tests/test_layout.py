@@ -33,7 +33,7 @@ LAYERS = (
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
-    | {"comparisons", "tables", "memory", "claims", "results"},
+    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
@@ -44,7 +44,8 @@ LAYERS = (
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels"}
-    | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"},
+    | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
+    | {"workloads", "bench_parts", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.

@@ -6,16 +6,13 @@ import plain
 import pytest
 import torch
 
-from humr import measures
+from humr import measures, workloads
 from humr.bodies import load_body
-from humr.config import Supervision, Weights
+from humr.config import Weights
 from humr.objective import HumrObjective
 from humr.rotations import matrix_to_sixd, rotvec_to_matrix, sixd_to_matrix
 
-OFFICIAL = Supervision(
-    estimator="biased", first_is_point=True, mask_target="any", floor=0.15, confidence="samples",
-    heatmap_samples=6,
-)  # fmt: skip
+RULE = replace(workloads.OFFICIAL, heatmap_samples=6)
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-10}
 UNITS = {"pixels": 256, "mask": 256, "percent": 100}
 
@@ -29,7 +26,7 @@ def dtype(request):
 def objective(fitted, body, dtype):
     weights = Weights(heatmap=0.05)
     body = load_body("small", dtype=dtype)
-    return HumrObjective(fitted.to(dtype), body, weights, OFFICIAL, hypotheses=5).eval()
+    return HumrObjective(fitted.to(dtype), body, weights, RULE, hypotheses=5).eval()
 
 
 @pytest.fixture
@@ -82,7 +79,8 @@ def test_evaluation(fitted, records, people, dtype):
         seen = measures.forecast(pieces, truth, body)
         fast = measures.accuracy(seen, truth) | measures.consistency(seen, truth)
         slow = plain.evaluate(
-            model, reference, people, noise, truth.silhouette, truth.visible, truth.covered
+            model, reference, people, noise, silhouette=truth.silhouette,
+            visible=truth.visible, covered=truth.covered,
         )  # fmt: skip
     for name, value in slow.items():
         unit = UNITS.get(name.split("_")[0], 2000.0)  # mm; people are two metres tall

@@ -1,0 +1,102 @@
+"""Time every part of the chain: ``python3 -m humr bench`` prints a table and keeps all repeats.
+
+One row per piece of work: median seconds on two clocks, what that is per second, the share of the
+device's floor (products of large matrices at their measured best), peak memory, and how many times
+longer the plain form of the same equations takes. `stopwatch` says how things are timed.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from humr import stopwatch
+from humr.bench_parts import GROUPS, SIZES
+from humr.environment import say
+from humr.experiments import write_rows
+from humr.files import write_text
+from humr.paths import DATA, RUNS
+from humr.provenance import provenance
+
+
+def measure(
+    groups: Sequence[str], size: str, *, repeats: int, device: str = "cpu"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Time some groups of works; returns all repeats, and what each work costs (see `table`)."""
+    seconds, costs = [], []
+    for group in groups:
+        say(f"{group}, {size} sizes: {repeats} repeats")
+        works = GROUPS[group](SIZES[size], device)
+        seconds.append(stopwatch.timed(works, repeats=repeats, device=device).assign(group=group))
+        costs.append(stopwatch.costs(works, device=device).assign(group=group))
+    return pd.concat(seconds, ignore_index=True), pd.concat(costs, ignore_index=True)
+
+
+def table(seconds: pd.DataFrame, costs: pd.DataFrame, floor: stopwatch.Floor) -> pd.DataFrame:
+    """One row per work in our form.
+
+    Columns: `wall` and `user` (median seconds), `per second` (by wall), `of floor` (share of the
+    wall time that the matrix products alone would take), `memory` (MB at the peak), and the same
+    clocks and memory of the plain form as multiples of ours.
+    """
+    found = stopwatch.compared(seconds)
+    by_form = costs.pivot(index="name", columns="form", values=["operations", "memory"])
+    ours = by_form.loc[found.index]
+    found["per second"] = found["count"] / found["wall"]
+    found["of floor"] = ours["operations", "humr"] / floor.flops / found["wall"]
+    found["memory"] = ours["memory", "humr"]
+    if ("memory", "plain") in ours:
+        found["memory_plain"] = ours["memory", "plain"] / ours["memory", "humr"].clip(lower=1)
+    return found.drop(columns="count")
+
+
+def write(
+    path: Path, seconds: pd.DataFrame, costs: pd.DataFrame, about: dict[str, object]
+) -> None:
+    """Keep all repeats and costs as Parquet, and beside them where they come from."""
+    both = seconds.merge(costs, on=["group", "name", "form"], validate="many_to_one")
+    write_rows(path, both)
+    write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
+    """Read what `write` wrote: the table, and where it comes from."""
+    about = json.loads(path.with_suffix(".json").read_text())
+    both, limit = pd.read_parquet(path), stopwatch.Floor(**about["floor"])
+    columns = ["group", "name", "form", "operations", "memory"]
+    return table(both, both[columns].drop_duplicates(), limit), about
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of `bench`."""
+    parser = argparse.ArgumentParser(prog="humr bench", description=__doc__)
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], default=[])
+    parser.add_argument("--size", choices=list(SIZES), default="laptop")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--publish", action="store_true", help="store in data/results")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    limit = stopwatch.floor(options.device)
+    groups = options.groups or list(GROUPS)
+    seconds, costs = measure(groups, options.size, repeats=options.repeats, device=options.device)
+    about = {**provenance(options.device), "size": options.size, "floor": vars(limit)}
+    folder = DATA / "results" if options.publish else RUNS / "bench"
+    path = folder / f"bench-{options.device}-{options.threads}-{options.size}.parquet"
+    write(path, seconds, costs, about)
+    shown = table(seconds, costs, limit)
+    say(shown.to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+    say(
+        f"floor: {limit.flops / 1e9:.0f} GFLOP/s, {limit.bandwidth / 1e9:.0f} GB/s; "
+        f"{about['device']}, {about['threads']} threads, torch {about['torch']}, "
+        f"code {about['git']}; kept in {path.name}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

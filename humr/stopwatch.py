@@ -1,0 +1,131 @@
+"""How long pieces of work take, side by side, and how fast this device could be at all.
+
+A machine that others use is fast in one second and slow in the next. So the works are run in turn,
+one repeat of each after another, and medians and ratios are of repeats that were neighbours. Two
+clocks: `wall` is what a person waits, `user` what the processor did for us (the steadier one).
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from humr.memory import peak_memory
+
+Device = torch.device | str
+SHORTEST = 0.02  # seconds: shorter works are run several times a repeat
+SIDE = 1024  # of the matrices whose product is the device's floor
+COPIED = 2**26  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One piece of work that can be done again and again."""
+
+    name: str
+    run: Callable[[], object]
+    form: str = "humr"  # whose way of doing it: "humr", "plain", ...
+    count: int = 1  # of what it makes, e.g. hypotheses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """What a device does at best, measured: products of large matrices, copies of much memory."""
+
+    flops: float  # operations per second
+    bandwidth: float  # bytes per second, read and written
+
+
+def floor(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Floor:
+    """Measure the floor of a device at one precision."""
+    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
+    source = torch.zeros(COPIED // 4, device=device)
+    target = torch.empty_like(source)
+    product = Work(name="product", run=lambda: a @ b)
+    copy = Work(name="copy", run=lambda: target.copy_(source))
+    best = timed([product, copy], repeats=7, device=device).groupby("name")["wall"].min()
+    return Floor(flops=2 * SIDE**3 / best["product"], bandwidth=2 * COPIED / best["copy"])
+
+
+def operations(work: Work) -> int:
+    """Floating-point operations of the matrix products in a work; elementwise ones not counted."""
+    with FlopCounterMode(display=False) as counter:
+        work.run()
+    return counter.get_total_flops()
+
+
+def timed(works: Sequence[Work], *, repeats: int, device: Device = "cpu") -> pd.DataFrame:
+    """Return seconds of every work and repeat: columns name, form, count, repeat, wall, user."""
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1; got {repeats}")
+    times = [_times(work, device) for work in works]
+    rows = [
+        {"name": work.name, "form": work.form, "count": work.count, "repeat": repeat}
+        | _once(work, number, device)
+        for repeat in range(repeats)
+        for work, number in zip(works, times, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _times(work: Work, device: Device) -> int:
+    """How often a work is run in one repeat; the first run, which warms up, does not count."""
+    work.run()
+    return max(1, round(SHORTEST / max(_once(work, 1, device)["wall"], 1e-6)))
+
+
+def _once(work: Work, number: int, device: Device) -> dict[str, float]:
+    _wait(device)
+    wall, user = time.perf_counter(), os.times().user
+    for _ in range(number):
+        work.run()
+    _wait(device)
+    return {
+        "wall": (time.perf_counter() - wall) / number,
+        "user": (os.times().user - user) / number,
+    }
+
+
+def _wait(device: Device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compared(seconds: pd.DataFrame, *, form: str = "humr") -> pd.DataFrame:
+    """Medians of each work in one form, and how many times longer every other form takes.
+
+    Returns one row per name: `wall`, `user` (median seconds), `count`, and `wall_<other>`,
+    `user_<other>`: medians of the ratios other / form, repeat by repeat (NaN without that form).
+    """
+    tables = {}
+    for name, part in seconds.groupby("name", sort=False):
+        clocks = part.pivot(index="repeat", columns="form", values=["wall", "user"])
+        if form not in part["form"].to_numpy():
+            raise ValueError(f"{name!r} has no times of form {form!r}")
+        row = {"count": part.loc[part["form"] == form, "count"].iloc[0]}
+        for clock in ("wall", "user"):
+            own = clocks[clock, form]
+            row[clock] = own.median()
+            for other in part["form"].unique():
+                if other != form:
+                    row[f"{clock}_{other}"] = (clocks[clock, other] / own).median()
+        tables[name] = row
+    return pd.DataFrame.from_dict(tables, orient="index").rename_axis("name")
+
+
+def costs(works: Sequence[Work], *, device: Device = "cpu") -> pd.DataFrame:
+    """Operations and peak memory (MB beyond what was held) of every work, one row each."""
+    rows = [
+        {
+            "name": work.name,
+            "form": work.form,
+            "operations": operations(work),
+            "memory": peak_memory(work.run, device=device),
+        }
+        for work in works
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,65 @@
+import pandas as pd
+import pytest
+import torch
+
+from humr import stopwatch
+from humr.stopwatch import Work
+
+
+def test_every_work_is_run_in_turn():
+    done = []
+    works = [Work(name=n, run=lambda n=n: (done.append(n), spin())) for n in "ab"]
+    table = stopwatch.timed(works, repeats=3)
+    assert list(table["name"]) == list("ababab")
+    assert list(table["repeat"]) == [0, 0, 1, 1, 2, 2]
+    assert (table["wall"] > 0).all()
+    assert set(done) == {"a", "b"}
+
+
+def spin():
+    return torch.ones(64, 64) @ torch.ones(64, 64)
+
+
+def test_short_works_are_repeated():
+    calls = []
+    stopwatch.timed([Work(name="short", run=lambda: calls.append(1))], repeats=1)
+    assert len(calls) > 100
+
+
+def test_operations_are_those_of_the_products():
+    a, b = torch.randn(3, 5), torch.randn(5, 7, requires_grad=True)
+    assert stopwatch.operations(Work(name="ab", run=lambda: a @ b)) == 2 * 3 * 5 * 7
+    both = stopwatch.operations(Work(name="ab", run=lambda: (a @ b).sum().backward()))
+    assert both == 2 * 2 * 3 * 5 * 7  # the gradient of b is one more product
+
+
+def test_ratios_are_of_neighbouring_repeats():
+    """A machine that is ten times slower in the second repeat changes no ratio."""
+    times = [(0, "humr", 1.0), (0, "plain", 4.0), (1, "humr", 10.0), (1, "plain", 40.0)]
+    rows = [
+        {"name": "x", "form": form, "count": 6, "repeat": repeat, "wall": t, "user": t / 2}
+        for repeat, form, t in times
+    ]
+    found = stopwatch.compared(pd.DataFrame(rows)).loc["x"]
+    assert (found["wall"], found["user"], found["count"]) == (5.5, 2.75, 6)
+    assert found["wall_plain"] == found["user_plain"] == 4
+
+
+def test_a_form_that_was_not_timed():
+    table = stopwatch.timed([Work(name="x", run=spin, form="plain")], repeats=1)
+    with pytest.raises(ValueError, match="no times of form 'humr'"):
+        stopwatch.compared(table)
+    with pytest.raises(ValueError, match="at least 1"):
+        stopwatch.timed([], repeats=0)
+
+
+def test_the_floor_is_two_rates():
+    found = stopwatch.floor()
+    assert found.flops > 1e8
+    assert found.bandwidth > 1e8
+
+
+def test_costs(device):
+    table = stopwatch.costs([Work(name="x", run=lambda: spin().sum())], device=device)
+    assert table.loc[0, "operations"] == 2 * 64**3
+    assert table.loc[0, "memory"] >= 0
