@@ -31,7 +31,8 @@ LAYERS = (
         "gaussians",
         "rasters",
     },
-    {"assets", "environment", "execution", "flows", "glow", "hrnet", "losses", "metrics", "calibration"}
+    {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
+    | {"hrnet"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
