@@ -32,6 +32,7 @@ LAYERS = (
         "rasters",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
+    | {"hrnet"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
