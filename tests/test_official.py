@@ -10,8 +10,7 @@ from FrEIA.modules import GLOWCouplingBlock, PermuteRandom
 from official_layouts import humr_shapes, lifting_shapes, lightning, random_state
 from torch import nn
 
-from conftest import fake_records
-from humr import experiments, official
+from humr import experiments, official, workloads
 from humr.checkpoints import load_model
 from humr.config import Model
 from humr.hrnet import HRNet
@@ -145,7 +144,7 @@ def joint_major(values):
 
 @pytest.fixture
 def humr_batch(generator):
-    records = fake_records(5, generator, features=30)
+    records = workloads.records(5, generator, features=30)
     return records.batch(samples=1, generator=generator)
 
 
