@@ -20,6 +20,7 @@ from humr.detectors import Detector
 from humr.gaussians import fit_gaussian
 from humr.paths import ROOT
 from humr.profiles import profile
+from humr.rotations import sixd_to_matrix
 from humr.skeletons import ARTICULATED
 from humr.stopwatch import Work
 
@@ -90,8 +91,8 @@ def _training_parts(ours: workloads.Training, noise: Tensor) -> dict[str, Step]:
         flow.log_prob(noise[:, 1:2], flow.project(ours.context)).sum().backward()
 
     def bodies() -> None:
-        people = mesh.People(_leaf(sixd), batch.betas[:, None], batch.translation[:, None])
-        people.keypoints(body, "coco17").sum().backward()
+        rotations = sixd_to_matrix(_leaf(sixd))
+        body.keypoints(rotations, batch.betas[:, None], "coco17").sum().backward()
 
     def projection() -> None:
         placed = torch.nn.functional.pad(points, (0, 1), value=5.0)
