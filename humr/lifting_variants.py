@@ -39,6 +39,8 @@ def _readings(base: LiftingRun) -> list[Variant]:
                 run=changed(base, rule={"doubled": False})),
         Variant(name="moments", label="moments, not fits",
                 run=changed(base, rule={"gaussians": "moments"})),
+        Variant(name="raw", label="poses not standardised",
+                run=changed(base, model={"normalise": False})),
         Variant(name="plain", label="no mirror images", run=changed(base, rule={"mirror": False})),
         Variant(name="likelihood", label="exact likelihood alone",
                 run=changed(base, weights={**alone, "nll": 1.0})),

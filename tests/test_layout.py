@@ -46,7 +46,7 @@ LAYERS = (
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels"}
     | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
-    | {"workloads", "bench_parts", "bench"},
+    | {"streams", "workloads", "bench_parts", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
