@@ -67,7 +67,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     about = json.loads(path.with_suffix(".json").read_text())
     both, limit = pd.read_parquet(path), stopwatch.Floor(**about["floor"])
     columns = ["group", "name", "form", "operations", "memory"]
-    return table(both, both[columns].drop_duplicates(), limit), about
+    return table(both, pd.DataFrame(both, columns=columns).drop_duplicates(), limit), about
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

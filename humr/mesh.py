@@ -103,13 +103,13 @@ class Humr(nn.Module):
         self, batch: Batch, context: Float[Tensor, "batch context"] | None = None
     ) -> Observation:
         """Encode the images once, unless their `context` is given: condition, shape, camera."""
-        context = self.encoder(batch) if context is None else context
-        betas, weak = self.head(context)
+        seen: Tensor = self.encoder(batch) if context is None else context
+        betas, weak = self.head(seen)
         betas, weak = _full(betas), _full(weak)
         translation = weak_to_translation(
             weak, batch.box[:, :2], batch.box[:, 2], batch.focal, batch.image_size
         )
-        return Observation(self.flow.project(context), betas, weak, translation)
+        return Observation(self.flow.project(seen), betas, weak, translation)
 
     def people(
         self, observation: Observation, noise: Float[Tensor, "batch hypotheses dim"]

@@ -14,9 +14,15 @@ from humr import measures
 from humr.bodies import Body, load_body
 from humr.config import Model, Run, Supervision
 from humr.datasets import Batch, Records, pack_mask
+from humr.lifting import Critic, LiftingFlow
+from humr.lifting_config import LiftingRun, ProposeRun
+from humr.lifting_data import LiftingBatch, complete
+from humr.lifting_objective import LiftingObjective
 from humr.measures import PIECE
 from humr.mesh import DIM, Humr
 from humr.objective import HumrObjective
+from humr.propose import Propose
+from humr.propose_objective import ProposeObjective
 from humr.training import make_optimizer
 
 PAPER = Run()  # 8 blocks of 1024, context 979, 64 images, the mode and 25 samples
@@ -188,3 +194,39 @@ def evaluation(
     noise = built.noise(images, hypotheses, generator)
     noise[:, 0] = 0
     return Evaluation(built, body, made.to(device), batch, context, noise)
+
+
+# ----------------------------------------------------------------------- lifting
+
+
+def lifting_batch(count: int, generator: torch.Generator) -> LiftingBatch:
+    """Random poses, 2D poses and Gaussians."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator)
+
+    pose = 0.3 * normal(16, 3)
+    gaussians = torch.cat(
+        [normal(13, 3).abs(), torch.tensor([0.1, 0.0, 0.1]).expand(count, 13, 3)], -1
+    )
+    pose = pose - pose.mean(1, keepdim=True)
+    return LiftingBatch(pose, normal(16, 2), gaussians, complete(pose))
+
+
+def lifting_objective(run: LiftingRun | ProposeRun) -> LiftingObjective | ProposeObjective:
+    """Build the objective of a lifting system, critic included, with random weights."""
+    torch.manual_seed(0)
+    if isinstance(run, ProposeRun):
+        return ProposeObjective(Propose(run.model), run.weights, run.rule)
+    critic = Critic(hidden=run.model.critic, bones_hidden=run.model.critic_bones)
+    return LiftingObjective(LiftingFlow(run.model), run.weights, run.rule, critic=critic)
+
+
+def lifting_step(
+    objective: LiftingObjective | ProposeObjective, batch: LiftingBatch, generator: torch.Generator
+) -> None:
+    """Gradients of every player's updates in one training step."""
+    for name, player in objective.players().items():
+        for _ in range(player.updates):
+            objective.zero_grad(set_to_none=True)
+            objective.total(objective(batch, generator=generator, player=name)).backward()

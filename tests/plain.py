@@ -30,7 +30,7 @@ def generate(flow, noise: Tensor, context: Tensor) -> Tensor:
     for k in reversed(range(len(flow.module_list) // 2)):
         coupling, permutation = flow.module_list[2 * k], flow.module_list[2 * k + 1]
         x = x[:, permutation.inverse]
-        first, second = x.split(DIM // 2, 1)
+        first, second = x.tensor_split(2, 1)
         log_scale, shift = _predict(coupling, coupling.subnet1, first, c)
         second = (second - shift) * (-log_scale).exp()
         log_scale, shift = _predict(coupling, coupling.subnet2, second, c)
@@ -45,7 +45,7 @@ def log_prob(flow, x: Tensor, context: Tensor) -> Tensor:
     log_det = -flow.std.log().sum()
     for k in range(len(flow.module_list) // 2):
         coupling, permutation = flow.module_list[2 * k], flow.module_list[2 * k + 1]
-        first, second = x.split(DIM // 2, 1)
+        first, second = x.tensor_split(2, 1)
         log_scale, shift = _predict(coupling, coupling.subnet2, second, context)
         first, log_det = first * log_scale.exp() + shift, log_det + log_scale.sum(1)
         log_scale, shift = _predict(coupling, coupling.subnet1, first, context)
