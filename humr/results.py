@@ -1,6 +1,7 @@
 """Committed results: rows of finished runs in half precision, one file per product and seed.
 
-A seed's file does not change when other seeds are added to it later. Beside the files of a
+A column with numbers that half precision cannot hold keeps its own: some hypotheses lie kilometres
+off. A seed's file does not change when other seeds are added to it later. Beside the files of a
 product lies a record of where they come from.
 """
 
@@ -36,16 +37,22 @@ def write(
     product: str, profile_name: str, table: pd.DataFrame, about: Mapping[str, Any]
 ) -> list[Path]:
     """Store rows (columns `KEYS`, then measurements), whole or not at all; returns the files."""
-    floats = table.select_dtypes("float").columns.difference([*KEYS, *PRECISE])
-    table = table.astype(dict.fromkeys(floats, np.float16))
     RESULTS.mkdir(parents=True, exist_ok=True)
     paths = []
     for seed, rows in table.groupby("seed"):
         paths.append(RESULTS / f"{profile_name}-{product}-{seed}.parquet")
-        _write(rows.reset_index(drop=True), paths[-1], list(floats))
+        halves = _that_fit(rows)
+        _write(rows.astype(dict.fromkeys(halves, np.float16)), paths[-1], halves)
     record = RESULTS / f"{profile_name}-{product}.json"
     write_text(record, json.dumps(dict(about), indent=1) + "\n")
     return paths
+
+
+def _that_fit(rows: pd.DataFrame) -> list[str]:
+    """Measured columns whose numbers half precision can hold."""
+    floats = rows.select_dtypes("float").columns.difference([*KEYS, *PRECISE])
+    largest = rows[floats].abs().max()
+    return [str(name) for name in floats if not largest[name] >= np.finfo(np.float16).max]
 
 
 def _write(rows: pd.DataFrame, path: Path, halves: list[str]) -> None:

@@ -46,3 +46,13 @@ def test_the_file_of_a_seed_does_not_change_when_others_come(rng):
     results.write("study", "laptop", table, {})
     assert first.read_bytes() == content
     assert len(results.read("study", "laptop")) == 150
+
+
+def test_numbers_that_are_too_large_for_half_precision_stay(rng):
+    """A lifting system's worst hypothesis may lie kilometres off (in millimetres)."""
+    table = table_of((0, 1), rng)
+    table.loc[3, "mpjpe"] = 1.1e8
+    results.write("study", "laptop", table, {})
+    again = results.read("study", "laptop")
+    assert again["mpjpe"].max() == pytest.approx(1.1e8)
+    pd.testing.assert_frame_equal(again, table, check_dtype=False, rtol=1e-3)
