@@ -1,7 +1,7 @@
 """Committed results: rows of finished runs in half precision, one file per product and seed.
 
-A column with numbers that half precision cannot hold keeps its own: some hypotheses lie kilometres
-off. A seed's file does not change when other seeds are added to it later. Beside the files of a
+Where numbers are too large for that (some hypotheses lie kilometres off), a column stays in single
+precision with as many digits. A seed's file does not change when other seeds are added to it later. Beside the files of a
 product lies a record of where they come from.
 """
 
@@ -41,28 +41,30 @@ def write(
     paths = []
     for seed, rows in table.groupby("seed"):
         paths.append(RESULTS / f"{profile_name}-{product}-{seed}.parquet")
-        halves = _that_fit(rows)
-        _write(rows.astype(dict.fromkeys(halves, np.float16)), paths[-1], halves)
+        floats = rows.select_dtypes("float").columns.difference([*KEYS, *PRECISE])
+        short = {str(name): _shortened(rows[name].to_numpy()) for name in floats}
+        _write(rows.assign(**short), paths[-1], list(short))
     record = RESULTS / f"{profile_name}-{product}.json"
     write_text(record, json.dumps(dict(about), indent=1) + "\n")
     return paths
 
 
-def _that_fit(rows: pd.DataFrame) -> list[str]:
-    """Measured columns whose numbers half precision can hold."""
-    floats = rows.select_dtypes("float").columns.difference([*KEYS, *PRECISE])
-    largest = rows[floats].abs().max()
-    return [str(name) for name in floats if not largest[name] >= np.finfo(np.float16).max]
+def _shortened(values: np.ndarray) -> np.ndarray:
+    """Keep 11 significant bits: as half precision where the numbers fit, else as single."""
+    if not np.nanmax(np.abs(values), initial=0) >= np.finfo(np.float16).max:
+        return values.astype(np.float16)
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-def _write(rows: pd.DataFrame, path: Path, halves: list[str]) -> None:
+def _write(rows: pd.DataFrame, path: Path, short: list[str]) -> None:
     """Write one file; a column's high and low bytes apart, which compress better so."""
     part = path.with_suffix(".part")
     packing: dict[str, Any] = {
         "compression": "zstd",
         "compression_level": 19,
-        "use_dictionary": [name for name in rows if name not in halves],
-        "column_encoding": dict.fromkeys(halves, "BYTE_STREAM_SPLIT"),
+        "use_dictionary": [name for name in rows if name not in short],
+        "column_encoding": dict.fromkeys(short, "BYTE_STREAM_SPLIT"),
     }
     parquet.write_table(pa.Table.from_pandas(rows, preserve_index=False), part, **packing)
     part.replace(path)
