@@ -1,8 +1,8 @@
 """Committed results: rows of finished runs in half precision, one file per product and seed.
 
 Where numbers are too large for that (some hypotheses lie kilometres off), a column stays in single
-precision with as many digits. A seed's file does not change when other seeds are added to it later. Beside the files of a
-product lies a record of where they come from.
+precision with as many digits. A seed's file does not change when other seeds are added to it
+later. Beside the files of a product lies a record of where they come from.
 """
 
 import json
