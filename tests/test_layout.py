@@ -30,6 +30,9 @@ LAYERS = (
         "heatmaps",
         "gaussians",
         "rasters",
+        "licensed",
+        "unpickle",
+        "npz_files",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
