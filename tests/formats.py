@@ -4,6 +4,7 @@ Contents are made up and asymmetric: no left equals its right, no x its y, no ro
 """
 
 import contextlib
+import gzip
 import pickle
 import sys
 import types
@@ -70,3 +71,84 @@ def python2_pickle(content):
 
     put(content)
     return b"".join(out) + b"."
+
+
+def _points(rng, *shape):
+    """Pixels (x, y) with x in 300..500 and y in 100..600."""
+    return np.stack([rng.uniform(300, 500, shape), rng.uniform(100, 600, shape)], -1)
+
+
+def annotation_arrays(name, count=5):
+    """Arrays of one of HuMR's annotation files; person i differs from person j everywhere.
+
+    Detections agree with the labels to a pixel, and all joints are seen.
+    """
+    rng = np.random.default_rng(count)
+    train = name not in ("3dpw-test-cam", "emdb-p1", "emdb-p1-occl")
+    truth = _points(rng, count, 25)
+    coco = [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11]
+    detected = truth[:, coco] + rng.uniform(-1, 1, (count, 17, 2))
+    confidence = rng.uniform(0.6, 1.05, (count, 17, 1))
+    images = {"3dpw": "imageFiles/downtown_x_00/image_{:05d}.jpg",
+              "agora": "ag_x_{:05d}_1280x720.png",
+              "emdb": "P1/14_outdoor_climb/images/{:05d}.jpg"}  # fmt: skip
+    image = images.get(name.split("-")[0], "seq_000001/seq_000001_{:04d}.png")
+    arrays = {
+        "imgname": np.array([image.format(5 * i) for i in range(count)]),
+        "center": _points(rng, count),
+        "scale": rng.uniform(1.5, 2.5, count).astype(np.float32),
+        "pose_cam": rng.normal(size=(count, 165 if train else 72)),
+        "shape": rng.normal(size=(count, 11 if train else 10)),
+        "gt_coco_25j": truth,
+        "vitpose": np.concatenate([detected[..., ::-1], confidence], -1).astype(np.float32),
+        "cam_int": np.tile([[900.0, 0, 640], [0, 910, 360], [0, 0, 1]], (count, 1, 1)),
+    }
+    if train:
+        arrays["gtkps"] = _points(rng, count, 127)
+    if "3dpw" in name:
+        arrays["orig_shape"] = np.tile([1920, 1080], (count, 1))
+    elif train:
+        arrays["object_occlusion"] = np.arange(count) % 3 == 1
+        arrays["gtkps"] = np.concatenate([arrays["gtkps"], np.ones((count, 127, 1))], -1)
+        arrays["proj_verts"] = _points(rng, count, 437)
+    if not train:
+        arrays["gender"] = np.array((["m", "female", "f"] * count)[:count])
+    if name == "emdb-p1-occl":
+        arrays["valid_emdb_mask"] = np.arange(count) % 2 + np.arange(count) // 4  # 0, 1, 0, 1, 1
+    return arrays
+
+
+def write_annotations(root, name, *, count=5, objects=False, **changes):
+    """Write an annotation file; changes replace arrays, None removes one.
+
+    With `objects` texts are stored as arrays of Python objects, as some official files do.
+    """
+    from humr.licensed import data_set
+
+    arrays = annotation_arrays(name, count) | changes
+    arrays = {key: value for key, value in arrays.items() if value is not None}
+    if objects:
+        texts = {k: v.astype(object) for k, v in arrays.items() if v.dtype.kind == "U"}
+        arrays |= texts
+    path = root / "annotations" / data_set(name).annotations
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return arrays
+
+
+def heatmap_samples(row):
+    """Samples (150, 17, 4) of the person in this row: numbers say which sample, joint, value."""
+    sample, joint = np.meshgrid(np.arange(150), np.arange(17), indexing="ij")
+    x, y = 1000.0 * row + sample, 100.0 * joint + sample / 1000
+    confidence = ((sample * 7 + joint) % 150) / 200 + joint / 1000
+    return np.stack([x, y, confidence, (sample + joint) % 5 * 0.3], -1)
+
+
+def write_heatmap_samples(root, name, row, *, dtype=np.float32):
+    """Write the samples of one person as the official files hold them."""
+    path = root / "heatmap_samples" / name / f"{row:07d}.npy.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = heatmap_samples(row).astype(dtype)
+    with gzip.open(path, "wb") as file:
+        np.save(file, values)
+    return path

@@ -38,7 +38,9 @@ LAYERS = (
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
-    | {"photos", "persons", "detectors"},
+    | {"photos", "persons", "detectors"}
+    | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
+    | {"smpl_frames", "pw3d", "emdb", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"},
     {"mesh", "objective", "measures", "lifting", "official"}
