@@ -10,6 +10,7 @@ import sys
 import types
 
 import numpy as np
+from PIL import Image
 
 
 @contextlib.contextmanager
@@ -151,4 +152,32 @@ def write_heatmap_samples(root, name, row, *, dtype=np.float32):
     values = heatmap_samples(row).astype(dtype)
     with gzip.open(path, "wb") as file:
         np.save(file, values)
+    return path
+
+
+def person(height, width):
+    """A lopsided figure (height, width): True in a block to the upper right, with a foot."""
+    shape = np.zeros((height, width), bool)
+    shape[height // 8 : height // 2, width // 2 : width - width // 8] = True
+    shape[height // 2 : height - 2, width // 2 : width // 2 + 3] = True
+    return shape
+
+
+def write_mask(root, name, image, shape):
+    """Write the mask of a photograph whose upright persons are `shape`, as its source does."""
+    from humr.licensed import data_set
+    from humr.person_masks import mask_path
+
+    path = mask_path(name, image, root=root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match data_set(name).source:
+        case "BEDLAM":
+            stored = np.rot90(shape) if data_set(name).rotated else shape
+            pixels = np.where(stored, 0, 255).astype(np.uint8)
+        case "AGORA":
+            pixels = np.tile(np.uint8([255, 0, 0]), (*shape.shape, 1))
+            pixels[shape] = [0, 128, 255]
+        case _:
+            pixels = shape.astype(np.uint8) * 7
+    Image.fromarray(pixels).save(path)
     return path
