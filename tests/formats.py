@@ -181,3 +181,80 @@ def write_mask(root, name, image, shape):
             pixels = shape.astype(np.uint8) * 7
     Image.fromarray(pixels).save(path)
     return path
+
+
+def cameras(rng, count):
+    """Rigid motions (count, 4, 4) from world to camera, all different, far from the identity."""
+    from scipy.spatial.transform import Rotation
+
+    found = np.tile(np.eye(4), (count, 1, 1))
+    found[:, :3, :3] = Rotation.from_rotvec(rng.normal(size=(count, 3))).as_matrix()
+    found[:, :3, 3] = rng.normal([0, 0, 4], 1, (count, 3))
+    return found
+
+
+def pw3d_sequence():
+    """What a file of 3DPW holds: two persons in five frames, each with another invalid frame.
+
+    The second person has no detected point in the last frame, and few points elsewhere.
+    """
+    rng, frames = np.random.default_rng(3), 5
+    poses2d = [np.concatenate([_points(rng, frames, 18), rng.uniform(0.1, 1, (frames, 18, 1))], -1)
+               .transpose(0, 2, 1) for _ in range(2)]  # fmt: skip
+    poses2d[1][:, :, 9:] = 0
+    poses2d[1][4] = 0
+    poses2d[0][1] = np.nan
+    return {
+        "sequence": "downtown_x_00",
+        "img_frame_ids": np.arange(0, 10, 2).astype(np.float64),
+        "poses": [rng.normal(size=(frames, 72)) for _ in range(2)],
+        "betas": [rng.normal(size=10), rng.normal(size=300)],
+        "trans": [rng.normal(size=(frames, 3)) for _ in range(2)],
+        "poses2d": poses2d,
+        "jointPositions": [rng.normal(size=(frames, 72)) for _ in range(2)],
+        "cam_poses": cameras(rng, frames),
+        "cam_intrinsics": np.array([[1961.8, 0, 540], [0, 1969.2, 960], [0, 0, 1]]),
+        "genders": ["m", "f"],
+        "campose_valid": [np.array([1.0, 0, 1, 1, 1]), np.array([1.0, 1, 1, 0, 1])],
+    }
+
+
+def write_3dpw(root, split="test", **changes):
+    """Write a sequence of 3DPW, a pickle of Python 2; None removes a key."""
+    content = {k: v for k, v in (pw3d_sequence() | changes).items() if v is not None}
+    folder = root / "test_images/3DPW/sequenceFiles" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{content.get('sequence', 'x')}.pkl"
+    path.write_bytes(python2_pickle(content))
+    return path, content
+
+
+def emdb_sequence():
+    """What a file of EMDB holds: five frames, the third not good, its box invalid."""
+    rng, frames = np.random.default_rng(4), 5
+    low = _points(rng, frames)
+    boxes = np.concatenate([low, low + rng.uniform([80, 200], [150, 300], (frames, 2))], -1)
+    points = _points(rng, frames, 24)
+    boxes[2], points[2] = np.nan, np.nan
+    return {
+        "gender": "female", "name": "P1_14_outdoor_climb", "emdb1": True, "emdb2": False,
+        "n_frames": frames,
+        "good_frames_mask": np.array([True, True, False, True, True]),
+        "camera": {"intrinsics": np.array([[1450.0, 0, 720], [0, 1460, 960], [0, 0, 1]]),
+                   "extrinsics": cameras(rng, frames), "width": 1440, "height": 1920},
+        "smpl": {"poses_root": rng.normal(size=(frames, 3)),
+                 "poses_body": rng.normal(size=(frames, 69)),
+                 "trans": rng.normal(size=(frames, 3)), "betas": rng.normal(size=10)},
+        "kp2d": points,
+        "bboxes": {"bboxes": boxes, "invalid_idxs": np.array([2])},
+    }  # fmt: skip
+
+
+def write_emdb(root, person="P1", sequence="14_outdoor_climb", **changes):
+    """Write a sequence of EMDB; None removes a key."""
+    content = {k: v for k, v in (emdb_sequence() | changes).items() if v is not None}
+    folder = root / "test_images/EMDB" / person / sequence
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{person}_{sequence}_data.pkl"
+    path.write_bytes(pickle.dumps(content))
+    return path, content
