@@ -5,10 +5,15 @@ windows and are resampled as OpenCV does it in the official code: by areas when 
 bilinear interpolation when they grow.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from humr.licensed import LICENSED, data_set, image_path, shown
+from humr.photos import RgbImage, load_image
 
 SIZE = 224  # px of the network's input
 EVALUATION_SIZE = 256  # px in which 2D errors and mask distances are measured
@@ -19,6 +24,21 @@ JITTER = 0.25  # standard deviation and limit of the box's relative size
 HALF = 0.2  # probability of a crop of half the size
 LEAST_SHARE = 1e-3  # px; OpenCV ignores smaller shares of a pixel
 LEAST_OVERLAP = 10.0  # px of the photograph that a varied box must reach
+
+
+def photograph(name: str, image: str, *, root: Path = LICENSED) -> RgbImage:
+    """Read a photograph of a data set (`Annotations.image`), upright, of the expected size."""
+    described, path = data_set(name), image_path(name, image, root=root)
+    pixels = load_image(path)
+    pixels = np.rot90(pixels, -1) if described.rotated else pixels
+    size = pixels.shape[1], pixels.shape[0]
+    if described.image_size not in (None, size):
+        raise ValueError(
+            f"{shown(path)}: photographs of {name} must have {described.image_size} px, upright; "
+            f"got {size}. Usual cause: another version of the data set, or photographs that "
+            "somebody turned or made smaller"
+        )
+    return pixels
 
 
 def window(box: Float[Tensor, "3"]) -> tuple[int, int, int, int]:

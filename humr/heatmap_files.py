@@ -1,6 +1,7 @@
 """Samples of ViTPose's heatmaps that the authors of HuMR publish, one file per person.
 
-The samples were drawn with replacement, in proportion to the heatmap, from cells above 0.05.
+The script that drew them is not released. The paper discards confidences below 0.05; a sampler in
+the official code draws cells in proportion to the heatmap, with replacement.
 """
 
 import gzip
@@ -17,7 +18,7 @@ from torch import Tensor
 from humr.licensed import LICENSED, existing, shown
 
 SHAPE = (150, 17, 4)  # samples, COCO joints; x, y, confidence, distance to the mask
-OFF_MASK = 0.71  # px, half a diagonal of a pixel: from here on a sample lies outside the mask
+OFF_MASK = 0.71  # beyond this a sample lies outside the mask; half a pixel's diagonal, it seems
 _LARGEST_FILE = 2**20  # bytes, uncompressed; ten times what float64 needs
 _BROKEN = (EOFError, OSError, ValueError, zlib.error)
 
@@ -28,7 +29,7 @@ class HeatmapSamples:
 
     points: Float[Tensor, "people samples 17 2"]  # pixels of the photograph, upright
     confidence: Float[Tensor, "people samples 17"]  # of the heatmap at the sample
-    distance: Float[Tensor, "people samples 17"]  # px to the mask of all persons
+    distance: Float[Tensor, "people samples 17"]  # to the mask of all persons, unit unknown
 
     @property
     def peak(self) -> Float[Tensor, "people 17"]:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 
-from humr.crops import DEVIATION, MEAN, crop, cut, quantised, to_crop, varied, window
+from humr.crops import DEVIATION, MEAN, crop, cut, photograph, quantised, to_crop, varied, window
+from humr.licensed import SETS
 
 
 @pytest.fixture
@@ -15,6 +17,25 @@ def photo(rng):
 
 def box(x, y, side):
     return torch.tensor([x, y, side])
+
+
+def test_photographs_are_upright(tmp_path):
+    upright = np.zeros((1280, 720, 3), np.uint8)
+    upright[:640, :360] = (200, 50, 0)  # upper left
+    folder = tmp_path / SETS["closeup-gym"].images / "seq_000000"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.rot90(upright)).save(folder / "a.png")  # as stored: 1280 wide
+    got = photograph("closeup-gym", "seq_000000/a.png", root=tmp_path)
+    np.testing.assert_array_equal(got, upright)
+    Image.fromarray(upright).save(folder / "a.png")
+    with pytest.raises(
+        ValueError, match=r"a\.png: photographs of closeup-gym must .*\(720, 1280\)"
+    ):
+        photograph("closeup-gym", "seq_000000/a.png", root=tmp_path)
+    folder = tmp_path / "test_images/EMDB/P1/x/images"
+    folder.mkdir(parents=True)
+    Image.fromarray(upright).save(folder / "00000.png")
+    assert photograph("emdb-p1", "P1/x/images/00000.png", root=tmp_path).shape == (1280, 720, 3)
 
 
 def test_windows_are_truncated_towards_zero():
