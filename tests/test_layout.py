@@ -30,13 +30,18 @@ LAYERS = (
         "heatmaps",
         "gaussians",
         "rasters",
+        "licensed",
+        "unpickle",
+        "npz_files",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
-    | {"photos", "persons", "detectors"},
+    | {"photos", "persons", "detectors"}
+    | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
+    | {"smpl_frames", "pw3d", "emdb", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"},
     {"mesh", "objective", "measures", "lifting", "official"}

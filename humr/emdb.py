@@ -1,0 +1,84 @@
+"""EMDB's original sequences: one SMPL body in front of a moving telephone.
+
+`P<n>/<sequence>/P<n>_<sequence>_data.pkl` beside `images/<frame>.jpg`. Part 1 (17 sequences) is
+the one on which images are evaluated.
+"""
+
+from pathlib import Path
+
+import torch
+
+from humr.licensed import LICENSED, shown
+from humr.smpl_frames import BETAS, JOINTS, SmplFrames, into_camera, squares, tensor
+from humr.unpickle import read_dictionary
+
+_KEYS = ("gender", "name", "emdb1", "n_frames", "good_frames_mask", "camera", "smpl", "kp2d",
+         "bboxes")  # fmt: skip
+_INNER = {
+    "camera": ("intrinsics", "extrinsics"),
+    "smpl": ("poses_root", "poses_body", "trans", "betas"),
+    "bboxes": ("bboxes", "invalid_idxs"),
+}
+_GENDERS = ("male", "female", "neutral")
+
+
+def sequences(*, root: Path = LICENSED) -> list[Path]:
+    """Return the files of all sequences, sorted by name."""
+    return sorted((root / "test_images/EMDB").glob("P*/*/P*_data.pkl"))
+
+
+def is_part_1(path: Path) -> bool:
+    """Say whether a sequence belongs to EMDB 1."""
+    return bool(read_dictionary(path, ("emdb1",))["emdb1"])
+
+
+def read_emdb(path: Path, *, margin: float = 1.0) -> SmplFrames:
+    """Read the good frames of one sequence.
+
+    `keypoints` are SMPL's 24 joints, projected, all with confidence 1. Boxes are the file's, made
+    square around the same middle, `margin` times as large, and NaN where the file calls them
+    invalid.
+    """
+    file, data = shown(path), read_dictionary(path, _KEYS)
+    for key, inner in _INNER.items():
+        missing = [name for name in inner if name not in data[key]]
+        if missing:
+            raise ValueError(f"{file}: {key} lacks {', '.join(missing)}")
+    if data["gender"] not in _GENDERS:
+        raise ValueError(
+            f"{file}: gender must be one of {', '.join(_GENDERS)}; got {data['gender']!r}"
+        )
+    count = int(data["n_frames"])
+
+    good = tensor(data["good_frames_mask"], (count,), "good_frames_mask", file) == 1
+
+    def get(outer: str, inner: str, *shape: int) -> torch.Tensor:
+        return tensor(data[outer][inner], (count, *shape), f"{outer}.{inner}", file, good)
+
+    pose = torch.cat([get("smpl", "poses_root", 3), get("smpl", "poses_body", 69)], 1)
+    cameras = get("camera", "extrinsics", 4, 4)
+    points = tensor(data["kp2d"], (count, JOINTS, 2), "kp2d", file, good)
+    frames = torch.arange(count)[good]
+    folder = f"{path.parent.parent.name}/{path.parent.name}/images"
+    return SmplFrames(
+        sequence=str(data["name"]),
+        gender=str(data["gender"]),
+        image=tuple(f"{folder}/{i:05d}.jpg" for i in frames.tolist()),
+        frame=frames,
+        rotvec=into_camera(pose.unflatten(-1, (JOINTS, 3)), cameras).float(),
+        betas=tensor(data["smpl"]["betas"], (BETAS,), "smpl.betas", file).float(),
+        translation_world=get("smpl", "trans", 3).float(),
+        camera=cameras.float(),
+        intrinsics=tensor(data["camera"]["intrinsics"], (3, 3), "camera.intrinsics", file).float(),
+        keypoints=torch.cat([points, torch.ones_like(points[..., :1])], -1).float(),
+        box=_boxes(file, data["bboxes"], good, margin).float(),
+    )
+
+
+def _boxes(file: str, stored: dict, good: torch.Tensor, margin: float) -> torch.Tensor:
+    """Boxes of good frames; what lies in the file for invalid boxes is not looked at."""
+    invalid = tensor(stored["invalid_idxs"], (None,), "bboxes.invalid_idxs", file).long()
+    corners = torch.as_tensor(stored["bboxes"], dtype=torch.float64).clone()
+    corners[invalid] = 0
+    shape = (len(good), 4)
+    return squares(tensor(corners.numpy(), shape, "bboxes.bboxes", file, good), margin)

@@ -1,0 +1,331 @@
+"""Licensed files: what there is, what is missing, what is wrong, and where to get it.
+
+Nothing is fetched. Every entry names a file or folder below `data/licensed`, the site where one
+registers, its licence, and the parts of the paper's experiments that need it.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from humr.annotations import BETAS, JOINTS
+from humr.heatmap_files import read_file
+from humr.licensed import LICENSED, SETS, DataSet, shown
+from humr.npz_files import headers, read_npy
+from humr.unpickle import read_dictionary
+
+PARTS = {
+    "training": "training as in the paper",
+    "masks": "the mask loss",
+    "3DPW": "Tables 1 to 3 and S2, 3DPW",
+    "EMDB": "Tables 1, 2, S1 and S2, EMDB",
+    "plausibility": "PercIn and MinDist of Table 2",
+    "weights": "the official weights",
+}
+ALL = tuple(PARTS)
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where to register, and on which terms."""
+
+    site: str
+    licence: str
+
+
+_RESEARCH = "own licence: research, not commercial; registration"
+SOURCES = {
+    "SMPL": Source("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
+    "SMPL-X": Source("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
+    "BEDLAM": Source("bedlam.is.tue.mpg.de", _RESEARCH),
+    "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
+    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial"),
+    "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
+    "HuMR data": Source(
+        "cloud.tnt.uni-hannover.de/index.php/s/jQjkkqFaiWdJrwL",
+        "none stated; derived from BEDLAM, AGORA, 3DPW, EMDB, whose licences apply",
+    ),
+    "HuMR weights": Source(
+        "cloud.tnt.uni-hannover.de/index.php/s/WqZs5tLMJqcMj9f",
+        "none stated; trained on BEDLAM, AGORA and 3DPW",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder that somebody may bring.
+
+    Args:
+        group: entries of the same kind from the same source, one line of the report.
+        source: key of `SOURCES`.
+        paths: below the licensed folder; the first that is there counts. After ours come those
+            of the official code and of unpacked downloads.
+        check: looks inside and returns a remark; raises `ValueError` if something is wrong.
+        parts: keys of `PARTS` that need it.
+    """
+
+    group: str
+    source: str
+    paths: tuple[str, ...]
+    check: Callable[[Path], str]
+    parts: tuple[str, ...] = field(default=ALL)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of an entry."""
+
+    entry: Entry
+    path: Path
+    state: str  # "ok", "missing" or "wrong"
+    remark: str
+
+
+def inspect(root: Path = LICENSED, *, entries: Iterable[Entry] | None = None) -> list[Finding]:
+    """Look for all entries, and into those that are there."""
+    return [_inspect(entry, root) for entry in (ENTRIES if entries is None else entries)]
+
+
+def _inspect(entry: Entry, root: Path) -> Finding:
+    there = [root / path for path in entry.paths if (root / path).exists()]
+    if not there:
+        return Finding(entry, root / entry.paths[0], "missing", "")
+    try:
+        return Finding(entry, there[0], "ok", entry.check(there[0]))
+    except (ValueError, OSError) as error:
+        return Finding(entry, there[0], "wrong", str(error))
+
+
+def lacking(findings: Iterable[Finding], part: str) -> list[Finding]:
+    """Return what a part of the experiments still needs."""
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
+    return [each for each in findings if each.state != "ok" and part in each.entry.parts]
+
+
+def report(findings: Iterable[Finding]) -> str:
+    """Describe findings: one paragraph per group, then which parts are complete."""
+    findings = list(findings)
+    groups: dict[str, list[Finding]] = {}
+    for each in findings:
+        groups.setdefault(each.entry.group, []).append(each)
+    lines = [line for group in groups.values() for line in _paragraph(group)]
+    lines += ["", "parts of the paper's experiments:"]
+    for part, meaning in PARTS.items():
+        open_ = len(lacking(findings, part))
+        lines.append(f"  {part}: {'complete' if not open_ else f'lacks {open_}'} ({meaning})")
+    return "\n".join(lines) + "\n"
+
+
+def _paragraph(group: list[Finding]) -> list[str]:
+    good = [each for each in group if each.state == "ok"]
+    open_ = [each for each in group if each.state != "ok"]
+    entry, source = group[0].entry, SOURCES[group[0].entry.source]
+    lines = [f"{entry.group}: {len(good)} of {len(group)}"]
+    lines += [f"  ok       {shown(each.path)}: {each.remark}" for each in good[:1]]
+    absent = [each for each in group if each.state == "missing"]
+    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    lines += [f"  missing  {shown(each.path)}{more}" for each in absent[:1]]
+    lines += [f"  wrong    {each.remark}" for each in group if each.state == "wrong"]
+    if open_:
+        parts = dict.fromkeys(part for each in open_ for part in each.entry.parts)
+        lines.append(f"  from     {source.site}")
+        lines.append(f"  licence  {source.licence}")
+        lines.append(f"  for      {', '.join(parts) or 'nothing else here'}")
+    return lines
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.1f} MB"
+
+
+def _compare(path: Path, key: str, got: tuple[int, ...], wanted: Shape) -> None:
+    """Refuse other shapes; None stands for any length."""
+    fits = len(got) == len(wanted) and all(
+        w in (None, g) for g, w in zip(got, wanted, strict=True)
+    )
+    if not fits:
+        text = ", ".join("any" if n is None else str(n) for n in wanted)
+        raise ValueError(f"{shown(path)}: {key} must have shape ({text}); got {got}")
+
+
+def _npz(path: Path, *, shapes: dict[str, Shape]) -> str:
+    found = headers(path)
+    missing = [key for key in shapes if key not in found]
+    if missing:
+        raise ValueError(f"{shown(path)} lacks {', '.join(missing)}; it has {', '.join(found)}")
+    for key, shape in shapes.items():
+        _compare(path, key, found[key].shape, shape)
+    return f"{_size(path)}, {len(found)} arrays"
+
+
+def _npy(path: Path, *, shape: Shape) -> str:
+    _compare(path, "the array", read_npy(path).shape, shape)
+    return _size(path)
+
+
+def _pickle(path: Path, *, shapes: dict[str, Shape]) -> str:
+    content = read_dictionary(path, tuple(shapes))
+    for key, shape in shapes.items():
+        _compare(path, key, getattr(content[key], "shape", ()), shape)
+    return _size(path)
+
+
+def _file(path: Path, *, least: int) -> str:
+    """A file that is not opened here; `least` MB tell it from a page of a web site."""
+    if path.stat().st_size < least * 2**20:
+        raise ValueError(
+            f"{shown(path)} must have {least} MB or more; got {_size(path)}. Usual cause: a "
+            "partial download, or a page of a web site saved under this name"
+        )
+    return _size(path)
+
+
+def _folder(path: Path, *, pattern: str, least: int = 1) -> str:
+    count = sum(1 for _ in path.glob(pattern))
+    if count < least:
+        raise ValueError(
+            f"{shown(path)} must hold {least} {pattern} or more; got {count}. Usual cause: an "
+            "archive unpacked one level too high or too low, or not to its end"
+        )
+    return f"{count} {pattern}"
+
+
+def _samples(path: Path) -> str:
+    remark = _folder(path, pattern="*.npy.gz")
+    read_file(next(path.glob("*.npy.gz")))
+    return remark
+
+
+def _annotations(described: DataSet) -> Entry:
+    train = described.split == "train"
+    shapes: dict[str, Shape] = {
+        "imgname": (None,), "center": (None, 2), "scale": (None,), "cam_int": (None, 3, 3),
+        "pose_cam": (None, None), "shape": (None, BETAS[described.split]),
+        "gt_coco_25j": (None, 25, 2), "vitpose": (None, 17, 3),
+    }  # fmt: skip
+    if train:
+        shapes["gtkps"] = (None, None, None)
+    else:
+        shapes["pose_cam"] = (None, 3 * JOINTS["test"])
+    if described.source in ("BEDLAM", "AGORA"):
+        shapes["object_occlusion"] = (None,)
+    if described.name == "emdb-p1-occl":
+        shapes["valid_emdb_mask"] = (None,)
+    test = ("plausibility",) if described.name == "emdb-p1-occl" else (described.source,)
+    return Entry(
+        f"annotations, {'training' if train else 'test'}", "HuMR data",
+        (f"annotations/{described.annotations}",), partial(_npz, shapes=shapes),
+        ("training",) if train else test,
+    )  # fmt: skip
+
+
+def _body_models() -> list[Entry]:
+    folder = "body_models/SMPL_python_v.1.1.0/smpl/models"
+    shapes: dict[str, Shape] = {
+        "v_template": (6890, 3), "J_regressor": (24, 6890), "weights": (6890, 24),
+    }  # fmt: skip
+    found = []
+    for name, short in (("NEUTRAL", "neutral"), ("MALE", "m"), ("FEMALE", "f")):
+        paths = (
+            f"body_models/smpl/SMPL_{name}.pkl",
+            f"{folder}/SMPL_{name}.pkl",
+            f"{folder}/basicmodel_{short}_lbs_10_207_0_v1.1.0.pkl",
+        )
+        # the neutral body and the regressors read what the network predicts
+        parts = ("3DPW", "EMDB", "plausibility")
+        found.append(Entry("SMPL bodies", "SMPL", paths, partial(_pickle, shapes=shapes), parts))
+    paths = tuple(f"body_models/smplx/{f}SMPLX_NEUTRAL.npz" for f in ("", "models/smplx/"))
+    check = partial(_npz, shapes={"v_template": (10475, 3), "J_regressor": (55, 10475)})
+    return [*found, Entry("SMPL-X body", "SMPL-X", paths, check)]
+
+
+def _helpers() -> list[Entry]:
+    def entry(name: str, check: Callable[[Path], str], *parts: str) -> Entry:
+        return Entry("regressors and means", "HuMR weights", (f"utils/{name}",), check, parts)
+
+    evaluation = ("3DPW", "EMDB", "plausibility")
+    mean: dict[str, Shape] = {"pose": (144,), "shape": (10,), "cam": (3,)}
+    matrix: dict[str, Shape] = {"matrix": (6890, 10475)}
+    return [
+        entry("J_regressor_h36m.npy", partial(_npy, shape=(17, 6890)), "3DPW"),
+        entry("smplx2smpl.pkl", partial(_pickle, shapes=matrix), *evaluation),
+        entry("smpl_mean_params.npz", partial(_npz, shapes=mean), "training"),
+    ]
+
+
+def _weights() -> list[Entry]:
+    def entry(name: str, least: int, *parts: str) -> Entry:
+        check = partial(_file, least=least)
+        return Entry("weights", "HuMR weights", (f"ckpt/{name}",), check, parts)
+
+    return [
+        entry("bedlam_cliff_3dpw_ft_backbone.pth", 100, "training", "weights"),
+        entry("humr_best.ckpt", 100, "weights"),
+        entry("vitpose-h-multi-coco.pth", 500, "weights"),
+    ]
+
+
+def _photographs() -> list[Entry]:
+    folders = {each.images: each.source for each in SETS.values()}
+    found = []
+    for folder, source in folders.items():
+        training = ("training",)
+        if source == "BEDLAM":
+            check = partial(_folder, pattern="seq_*")
+            found.append(Entry("photographs of BEDLAM", "BEDLAM", (folder,), check, training))
+        elif source == "AGORA":
+            check = partial(_folder, pattern="*_1280x720.png")
+            found.append(Entry("photographs of AGORA", "BEDLAM", (folder,), check, training))
+        elif source == "3DPW":
+            check, paths = partial(_folder, pattern="*", least=60), (f"{folder}/imageFiles",)
+            parts = ("training", "3DPW")
+            found.append(Entry("photographs of 3DPW", "3DPW", paths, check, parts))
+        else:
+            check = partial(_folder, pattern="P*/*/images", least=17)
+            parts = ("EMDB", "plausibility")
+            found.append(Entry("photographs of EMDB", "EMDB", (folder,), check, parts))
+    return found
+
+
+def _masks() -> list[Entry]:
+    scenes = [each.images.split("/")[1] for each in SETS.values() if each.source == "BEDLAM"]
+    check = partial(_folder, pattern="seq_*")
+    found = []
+    for scene in scenes:
+        paths = dict.fromkeys(f"env_masks/{s}" for s in (scene, scene.replace("_30fps", "_6fps")))
+        found.append(Entry("masks of BEDLAM", "BEDLAM", tuple(paths), check, ("masks",)))
+    agora, emdb = "env_masks/images", "test_images/EMDB/masks"
+    check = partial(_folder, pattern="*_all_person.png")
+    found.append(Entry("masks of AGORA", "AGORA", (agora,), check, ("masks",)))
+    check = partial(_folder, pattern="P*/*/masks/*.png")
+    return [*found, Entry("masks of EMDB", "HuMR data", (emdb,), check, ("plausibility",))]
+
+
+def _originals() -> list[Entry]:
+    found = []
+    for split, count in (("train", 24), ("validation", 12), ("test", 24)):
+        paths = (f"test_images/3DPW/sequenceFiles/{split}",)
+        check = partial(_folder, pattern="*.pkl", least=count)
+        found.append(Entry("sequences of 3DPW", "3DPW", paths, check, ()))
+    check = partial(_folder, pattern="P*/*/P*_data.pkl", least=17)
+    return [*found, Entry("sequences of EMDB", "EMDB", ("test_images/EMDB",), check, ())]
+
+
+def _entries() -> tuple[Entry, ...]:
+    samples = [
+        Entry(
+            "heatmap samples", "HuMR data", (f"heatmap_samples/{name}",), _samples, ("training",)
+        )
+        for name, each in SETS.items()
+        if each.split == "train"
+    ]
+    annotations = [_annotations(each) for each in SETS.values()]
+    return (*_body_models(), *_helpers(), *_weights(), *annotations, *samples, *_photographs(),
+            *_masks(), *_originals())  # fmt: skip
+
+
+ENTRIES = _entries()

@@ -1,0 +1,175 @@
+"""Tests of humr.inventory: found, missing and wrong files, each by name."""
+
+import pickle
+import subprocess
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from formats import (
+    person,
+    write_3dpw,
+    write_annotations,
+    write_emdb,
+    write_heatmap_samples,
+    write_mask,
+)
+from scipy import sparse
+
+from humr import inventory
+from humr.inventory import ENTRIES, PARTS, SOURCES, inspect, lacking, report
+from humr.licensed import SETS
+from humr.paths import ROOT
+
+
+def entries(group):
+    return [entry for entry in ENTRIES if entry.group == group]
+
+
+def state(root, path):
+    found = [f for f in inspect(root) if f.path.relative_to(root).as_posix() == path]
+    assert len(found) == 1, path
+    return found[0]
+
+
+def test_everything_is_listed_once():
+    paths = [path for entry in ENTRIES for path in entry.paths]
+    doubled = {path for path in paths if paths.count(path) > 1}
+    assert doubled == {"test_images/EMDB"}  # photographs and sequences lie together
+    for each in SETS.values():
+        assert f"annotations/{each.annotations}" in paths
+        if each.split == "train":
+            assert f"heatmap_samples/{each.name}" in paths
+    assert {entry.source for entry in ENTRIES} == set(SOURCES)
+    assert {part for entry in ENTRIES for part in entry.parts} == set(PARTS)
+
+
+def test_nothing_is_there(tmp_path):
+    findings = inspect(tmp_path)
+    assert {each.state for each in findings} == {"missing"}
+    text = report(findings)
+    assert "annotations, training: 0 of 29\n" in text
+    assert "annotations/3dpw_train_smplx_w_cam.npz and 28 more" in text
+    assert "from     smpl-x.is.tue.mpg.de (version 1.1)\n  licence  own licence: research" in text
+    assert "for      3DPW, EMDB, plausibility, training" in text
+    assert "training: lacks " in text
+    assert not lacking([], "training")
+
+
+def test_found_files(tmp_path):
+    write_annotations(tmp_path, "emdb-p1-occl", objects=True)
+    write_heatmap_samples(tmp_path, "agora-bfh", 2)
+    write_mask(tmp_path, "static-gym-hair", "seq_000002/x.png", person(8, 9))
+    write_mask(tmp_path, "emdb-p1", "P1/a/images/00003.jpg", person(8, 9))
+    good = {f.path.relative_to(tmp_path).as_posix(): f.remark
+            for f in inspect(tmp_path) if f.state == "ok"}  # fmt: skip
+    hair = "20221024_3-10_100_batch01handhair_static_highSchoolGym_6fps"
+    assert good == {
+        "annotations/emdb_p1_occl.npz": "0.0 MB, 10 arrays",
+        "heatmap_samples/agora-bfh": "1 *.npy.gz",
+        f"env_masks/{hair}": "1 seq_*",
+        "test_images/EMDB/masks": "1 P*/*/masks/*.png",
+    }
+    text = report(inspect(tmp_path))
+    assert "annotations, test: 1 of 3\n" in text
+    assert "lacks" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("emdb-p1", {"vitpose": None}, r"emdb_p1.npz lacks vitpose; it has imgname"),
+        ("emdb-p1", {"shape": np.zeros((5, 11))}, "shape must have shape (any, 10); got (5, 11)"),
+        ("static-gym", {"shape": np.zeros((5, 10))}, "shape must have shape (any, 11)"),
+        ("static-gym", {"object_occlusion": None}, "lacks object_occlusion"),
+        ("emdb-p1", {"pose_cam": np.zeros((5, 165))}, "must have shape (any, 72); got (5, 165)"),
+    ],
+)
+def test_wrong_annotations(tmp_path, name, changes, message):
+    write_annotations(tmp_path, name, **changes)
+    found = state(tmp_path, f"annotations/{SETS[name].annotations}")
+    assert found.state == "wrong"
+    assert message in found.remark
+    assert message in report([found])
+
+
+def test_wrong_folders_and_files(tmp_path):
+    path = write_heatmap_samples(tmp_path, "agora-bfh", 2)
+    path.write_bytes(path.read_bytes()[:100])
+    assert "partial download" in state(tmp_path, "heatmap_samples/agora-bfh").remark
+    path.unlink()
+    remark = state(tmp_path, "heatmap_samples/agora-bfh").remark
+    assert "must hold 1 *.npy.gz or more; got 0" in remark
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt/humr_best.ckpt").write_text("<html>not found</html>")
+    assert "must have 100 MB or more; got 0.0 MB" in state(tmp_path, "ckpt/humr_best.ckpt").remark
+    write_3dpw(tmp_path)
+    found = state(tmp_path, "test_images/3DPW/sequenceFiles/test")
+    assert "must hold 24 *.pkl or more; got 1" in found.remark
+    write_emdb(tmp_path)
+    remarks = [f.remark for f in inspect(tmp_path, entries=entries("sequences of EMDB"))]
+    assert "must hold 17 P*/*/P*_data.pkl or more; got 1" in remarks[0]
+
+
+def smpl(**changes):
+    regressor = sparse.csc_matrix(([1.0], ([3], [6000])), shape=(24, 6890))
+    content = {"v_template": np.zeros((6890, 3)), "J_regressor": regressor,
+               "weights": np.zeros((6890, 24))}  # fmt: skip
+    return pickle.dumps(content | changes, 2)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "body_models/smpl/SMPL_MALE.pkl",
+        "body_models/SMPL_python_v.1.1.0/smpl/models/SMPL_MALE.pkl",
+        "body_models/SMPL_python_v.1.1.0/smpl/models/basicmodel_m_lbs_10_207_0_v1.1.0.pkl",
+    ],
+)
+def test_bodies_are_found_where_downloads_put_them(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(smpl())
+    assert state(tmp_path, place).state == "ok"
+    path.write_bytes(smpl(v_template=np.zeros((6891, 3))))
+    assert "v_template must have shape (6890, 3); got (6891, 3)" in state(tmp_path, place).remark
+    path.write_bytes(pickle.dumps(subprocess.run))
+    assert "subprocess.run, which is refused" in state(tmp_path, place).remark
+
+
+def test_arrays(tmp_path):
+    (tmp_path / "utils").mkdir()
+    path = tmp_path / "utils/J_regressor_h36m.npy"
+    np.save(path, np.zeros((17, 6890)))
+    assert state(tmp_path, "utils/J_regressor_h36m.npy").remark == "0.9 MB"
+    np.save(path, np.zeros((17, 6891)))
+    assert "got (17, 6891)" in state(tmp_path, "utils/J_regressor_h36m.npy").remark
+    np.savez(tmp_path / "utils/smpl_mean_params.npz", pose=np.zeros(144), shape=np.zeros(10),
+             cam=np.zeros(3))  # fmt: skip
+    assert state(tmp_path, "utils/smpl_mean_params.npz").state == "ok"
+
+
+def test_parts_are_complete_when_all_their_entries_are(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").touch()
+    check = partial(inventory._folder, pattern="*")
+    first = replace(ENTRIES[0], paths=("a",), check=check, parts=("weights",))
+    second = replace(first, paths=("b",), parts=("masks",))
+    findings = inspect(tmp_path, entries=[first, second])
+    assert lacking(findings, "weights") == []
+    assert [f.path.name for f in lacking(findings, "masks")] == ["b"]
+    text = report(findings)
+    assert "weights: complete (the official weights)" in text
+    assert "masks: lacks 1 (the mask loss)" in text
+    with pytest.raises(ValueError, match="part must be one of training, masks"):
+        lacking(findings, "everything")
+
+
+def test_every_file_that_the_inventory_knows_is_ignored_by_git():
+    paths = [f"data/licensed/{path}" for entry in ENTRIES for path in entry.paths]
+    result = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        input="\n".join(paths), capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert len(result.stdout.split()) == len(paths)

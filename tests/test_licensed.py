@@ -1,0 +1,46 @@
+"""Tests of humr.licensed."""
+
+import pytest
+
+from humr import licensed
+from humr.licensed import SETS, TEST, TRAINING, data_set, existing, image_path, shown
+from humr.paths import DATA
+
+
+def test_the_sets_are_those_of_the_paper():
+    assert len(TRAINING) == 29
+    assert sum(SETS[name].source == "BEDLAM" for name in TRAINING) == 26
+    assert TEST == ("3dpw-test-cam", "emdb-p1", "emdb-p1-occl")
+    assert len({SETS[name].annotations for name in SETS}) == len(SETS)
+    rotated = [name for name, each in SETS.items() if each.rotated]
+    assert len(rotated) == 7
+    assert all("_closeup_" in SETS[name].images for name in rotated)
+
+
+def test_sizes_are_width_and_height_of_upright_photographs():
+    assert data_set("closeup-gym").image_size == (720, 1280)
+    assert data_set("zoom-gym").image_size == data_set("agora-bfh").image_size == (1280, 720)
+    assert data_set("emdb-p1").image_size is None
+
+
+def test_paths(tmp_path):
+    assert shown(DATA / "licensed" / "a" / "b.npz") == "licensed/a/b.npz"
+    assert shown(tmp_path / "b.npz") == str(tmp_path / "b.npz")
+    folder = tmp_path / "training_images/20221012_3-10_500_batch01hand_zoom_highSchoolGym_6fps"
+    photo = folder / "png" / "seq_000001" / "seq_000001_0005.jpg"
+    with pytest.raises(FileNotFoundError, match="it is licensed and not part of"):
+        image_path("zoom-gym", "seq_000001/seq_000001_0005.png", root=tmp_path)
+    photo.parent.mkdir(parents=True)
+    photo.touch()
+    assert image_path("zoom-gym", "seq_000001/seq_000001_0005.png", root=tmp_path) == photo
+    assert existing(photo) == photo
+
+
+def test_refuses_unknown_sets():
+    with pytest.raises(ValueError, match=r"no data set 'coco'; HuMR's are 3dpw-train-smplx,"):
+        data_set("coco")
+
+
+def test_everything_licensed_lies_where_git_does_not_look():
+    ignored = (DATA.parent / ".gitignore").read_text().splitlines()
+    assert f"data/{licensed.LICENSED.name}/" in ignored
