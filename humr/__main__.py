@@ -91,6 +91,8 @@ def data(python: str, options: argparse.Namespace) -> int:
     """Say which data files are here, or fetch those that can be fetched."""
     if options.action == "fetch":
         return fetch(python)
+    if options.action == "licensed":
+        return call(python, "humr.inventory")
     for row in assets.status():
         size = int(row["bytes"]) / 1e6
         say(f"{row['state']:<11} {row['name']:<15} {size:5.1f} MB  {row['licence']}")
@@ -154,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(run=photo)
 
     add = commands.add_parser("data", help="the detector's files and other data")
-    add.add_argument("action", choices=["status", "fetch"])
+    add.add_argument("action", choices=["status", "fetch", "licensed"])
     add.set_defaults(run=data)
 
     add = commands.add_parser("notebooks", help="execute and rewrite the committed notebooks")

@@ -1,5 +1,6 @@
 """Licensed files: what there is, what is missing, what is wrong, and where to get it.
 
+``python3 -m humr data licensed`` prints it.
 Nothing is fetched. Every entry names a file or folder below `data/licensed`, the site where one
 registers, its licence, and the parts of the paper's experiments that need it.
 """
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from humr.annotations import BETAS, JOINTS
+from humr.environment import say
 from humr.heatmap_files import read_file
 from humr.licensed import LICENSED, SETS, DataSet, shown
 from humr.npz_files import headers, read_npy
@@ -45,11 +47,11 @@ SOURCES = {
     "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
     "HuMR data": Source(
         "cloud.tnt.uni-hannover.de/index.php/s/jQjkkqFaiWdJrwL",
-        "none stated; derived from BEDLAM, AGORA, 3DPW, EMDB, whose licences apply",
+        "see HuMR's repository; derived from BEDLAM, AGORA, 3DPW, EMDB, whose licences apply",
     ),
     "HuMR weights": Source(
         "cloud.tnt.uni-hannover.de/index.php/s/WqZs5tLMJqcMj9f",
-        "none stated; trained on BEDLAM, AGORA and 3DPW",
+        "see HuMR's repository; trained on BEDLAM, AGORA and 3DPW",
     ),
 }
 
@@ -329,3 +331,13 @@ def _entries() -> tuple[Entry, ...]:
 
 
 ENTRIES = _entries()
+
+
+def main() -> int:
+    """Print what is here."""
+    say(report(inspect()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -173,3 +173,8 @@ def test_every_file_that_the_inventory_knows_is_ignored_by_git():
         input="\n".join(paths), capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert len(result.stdout.split()) == len(paths)
+
+
+def test_the_command_prints_the_report(capsys):
+    assert inventory.main() == 0
+    assert inventory.report(inventory.inspect()) in capsys.readouterr().out
