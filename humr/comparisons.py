@@ -14,6 +14,8 @@ two variants, $d_{vsi} = y_{vsi} - y_{rsi}$. Its parts are estimated by
 - seed part: variance of the image-averaged values of the seeds, divided by $S$. Few seeds say
   little about it, so it is **pooled** over all variants of the table, which assumes that it is
   the same for all of them, as in a one-way layout;
+  A variant whose seeds differ clearly more than those of the others (F test of the largest
+  variance against the rest, 1 % over the whole table) is left out there and has its own variance;
 - the noise $\sigma_e^2/(IS)$ is in both parts, and is subtracted once (from the seed part, which
   cannot become negative).
 
@@ -35,12 +37,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.stats import f as fisher
 from scipy.stats import t as student
 
 KEYS = ["variant", "seed", "image"]
 TOO_FEW = "fewer than 2 images with a value"
 ONE_SEED = "1 seed: no interval over training"
+UNSTEADY = 0.01  # chance that a table of equal variances has a variant that counts as unsteady
 
 
 # ----------------------------------------------------------------------- estimates
@@ -56,9 +60,12 @@ def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) ->
     result = []
     for metric, cube in zip(metrics, cubes, strict=True):
         values = [_complete(part) for part in cube]
-        pooled = _residual_variance(_seed_means(values), blocks=False)
-        for variant, part in zip(variants, values, strict=True):
-            estimate = _estimate(part, *pooled, level)
+        seeds = _seed_means(values)
+        alone = _unsteady(seeds)
+        pooled = _residual_variance(seeds[~alone], blocks=False)
+        for i, (variant, part) in enumerate(zip(variants, values, strict=True)):
+            own = _residual_variance(seeds[[i]], blocks=False) if alone[i] else pooled
+            estimate = _estimate(part, *own, level)
             result.append({"variant": variant, "metric": metric, **estimate})
     return pd.DataFrame(result)
 
@@ -79,10 +86,14 @@ def differences(
     result = []
     for metric, cube in zip(metrics, cubes, strict=True):
         values = [_complete(part) for part in cube - cube[origin]]
-        variance, freedom = _residual_variance(_seed_means(values), blocks=True)
-        for variant, part in zip(variants, values, strict=True):
+        seeds, alone = _seed_means(values), _unsteady(_seed_means([_complete(v) for v in cube]))
+        variance, freedom = _residual_variance(seeds[~alone], blocks=True)
+        for i, (variant, part) in enumerate(zip(variants, values, strict=True)):
             if variant != reference:
-                estimate = _estimate(part, 2 * variance, freedom, level)
+                both = 2 * variance, freedom
+                if alone[i] or alone[origin]:
+                    both = _residual_variance(seeds[[i]], blocks=False)
+                estimate = _estimate(part, *both, level)
                 line = {"variant": variant, "reference": reference, "metric": metric}
                 result.append(line | estimate)
     return pd.DataFrame(result)
@@ -141,6 +152,27 @@ def _complete(values: Float[np.ndarray, "seeds _"]) -> Float[np.ndarray, "seeds 
 def _seed_means(values: Sequence[np.ndarray]) -> Float[np.ndarray, "variants seeds"]:
     """Image-averaged values; NaN where there is no run or no image is left."""
     return np.stack([v.mean(1) if v.size else np.full(len(v), np.nan) for v in values])
+
+
+def _unsteady(values: Float[np.ndarray, "variants seeds"]) -> Bool[np.ndarray, " variants"]:
+    """Variants whose seeds vary clearly more than those of the others; at least two do not."""
+    known = np.isfinite(values)
+    freedom = known.sum(1) - 1
+    mean = np.nansum(values, 1) / np.maximum(freedom + 1, 1)
+    squares = np.square(np.where(known, values - mean[:, None], 0)).sum(1)
+    alone = np.zeros(len(values), bool)
+    while True:
+        rest = np.flatnonzero(~alone & (freedom > 0))
+        if len(rest) < 3:
+            return alone
+        worst = rest[np.argmax(squares[rest] / freedom[rest])]
+        others = rest[rest != worst]
+        usual = squares[others].sum() / freedom[others].sum()
+        if not squares[worst] / freedom[worst] > usual * fisher.isf(
+            UNSTEADY / len(rest), freedom[worst], freedom[others].sum()
+        ):
+            return alone
+        alone[worst] = True
 
 
 def _residual_variance(

@@ -97,6 +97,28 @@ def test_noise_is_not_counted_twice(rng):
 # ------------------------------------------------------------------------- coverage
 
 
+def test_an_unsteady_variant_stands_alone(rng):
+    of_seed = rng.normal(size=(5, 3))
+    values = {f"v{i}": of_seed[i][:, None] + rng.normal(size=(3, 20)) for i in range(5)}
+    steady = rows_of(values)
+    values["wild"] = np.array([[0.0], [100.0], [-50.0]]) + rng.normal(size=(3, 20))
+    rows = rows_of(values)
+    for compare in (comparisons.means, lambda r, m: comparisons.differences(r, "v0", m)):
+        with_it, without = compare(rows, ["error"]), compare(steady, ["error"])
+        pd.testing.assert_frame_equal(with_it[with_it["variant"] != "wild"], without)
+    wild = comparisons.differences(rows, "v0", ["error"]).set_index("variant").loc["wild"]
+    seeds = (values["wild"] - values["v0"]).mean(1)
+    half = stats.t.ppf(0.975, 2) * seeds.std(ddof=1) / np.sqrt(3)
+    assert (wild["high"] - wild["low"]) / 2 == pytest.approx(half, rel=0.01)
+    against = comparisons.differences(rows, "wild", ["error"]).set_index("variant")
+    assert against.loc["v0", "low"] == pytest.approx(-wild["high"])
+
+
+def test_equal_variances_are_hardly_ever_called_unsteady(rng):
+    found = [comparisons._unsteady(rng.normal(size=(8, 3))).any() for _ in range(1000)]
+    assert np.mean(found) < 0.02
+
+
 @pytest.mark.parametrize("others", [1, 3])
 @pytest.mark.parametrize(
     ("a", "b", "e"),
