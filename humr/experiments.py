@@ -20,7 +20,7 @@ from torch import nn
 
 from humr import lifting_runs, lifting_world, mesh_runs, world
 from humr.checkpoints import load_model, save_model
-from humr.config import Run, World, config_hash
+from humr.config import Run, World, config_hash, to_dict
 from humr.evaluation import summary
 from humr.files import digest, write_text
 from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
@@ -127,6 +127,16 @@ def _system(about: dict[str, Any]) -> System:
 def shipped(system: str = "humr") -> tuple[Any, dict[str, Any]]:
     """Load the checkpoint of a system that comes with the repository."""
     return load(_shipped(system))
+
+
+def shipped_as(run: AnyRun) -> Path | None:
+    """Return the shipped checkpoint if it comes from just this run, or None."""
+    path = _shipped(SYSTEMS[type(run)].name)
+    description = path.with_suffix(".json")
+    if not description.exists():
+        return None
+    same = json.loads(description.read_text())["run"] == json.loads(json.dumps(to_dict(run)))
+    return path if same else None
 
 
 def _shipped(system: str) -> Path:

@@ -101,10 +101,12 @@ def measure(job: Variant, profile_name: str, measured: Measured) -> pd.DataFrame
 
 
 def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Any:  # noqa: ANN401
-    """Return a trained variant, training it first if need be."""
+    """Return a trained variant: the shipped model if it is the same run, else trained if need be."""
     job = variant(study, name, profile_name).seeded(seed)
-    experiments.train(job.run, name=name)
-    return experiments.load(checkpoint(job))[0]
+    ready = experiments.shipped_as(job.run)
+    if ready is None:
+        experiments.train(job.run, name=name)
+    return experiments.load(ready or checkpoint(job))[0]
 
 
 def checkpoint(job: Variant) -> Path:

@@ -37,7 +37,10 @@ def test_a_run_is_trained_evaluated_and_shipped(apart, system, kind):
     assert set(rows["group"]) == {"rooms"}
     assert rows["energy_score"].notna().all()
 
+    assert experiments.shipped_as(run) is None
     result = experiments.ship(run, replace(chosen, lifted=4))
+    assert experiments.shipped_as(run) == apart / "data" / "checkpoint" / f"{system}_open"
+    assert experiments.shipped_as(changed(run, training={"seed": 1})) is None
     shipped, about = experiments.shipped(system)
     assert about["test"] == result
     assert {"mpjpe_mode", "mpjpe_best", "energy_score", "cps_best"} <= result.keys()
