@@ -101,7 +101,7 @@ def measure(job: Variant, profile_name: str, measured: Measured) -> pd.DataFrame
 
 
 def model(study: str, name: str, profile_name: str, *, seed: int = 0) -> Any:  # noqa: ANN401
-    """Return a trained variant: the shipped model if it is the same run, else trained if need be."""
+    """Return a trained variant: the shipped model if it is the same run, else trained here."""
     job = variant(study, name, profile_name).seeded(seed)
     ready = experiments.shipped_as(job.run)
     if ready is None:
