@@ -89,7 +89,7 @@ def heatmap_covariance(
             f"a covariance needs two or more hypotheses; got {hypotheses.shape[1]} "
             "(raise hypotheses, or set the weight of the heatmap term to 0)"
         )
-    found = _covariance(hypotheses)
+    found = covariance(hypotheses)
     target = target_covariance(condition, doubled=doubled)
     least = (CERTAIN / SIGMA_UNIT) ** 2
     uncertain = (condition[..., 3] > least) | (condition[..., 5] > least)
@@ -100,8 +100,10 @@ def heatmap_covariance(
     return ((missing.sum(-1) + 1e-30).sqrt() * uncertain).mean(-1)  # 1e-30: gradient at 0
 
 
-def _covariance(hypotheses: Tensor) -> Tensor:
-    """Covariance (xx, xy, yy) of every joint of the condition over hypotheses."""
+def covariance(
+    hypotheses: Float[Tensor, "batch hypotheses 16 3"],
+) -> Float[Tensor, "batch 13 3"]:
+    """Covariance (xx, xy, yy) over hypotheses of the condition's joints, relative to the hips."""
     points = centre(hypotheses[..., :2], POSE16.indices(["right_hip", "left_hip"]))
     points = points[..., list(CONDITION_FROM_POSE), :]
     x, y = (points - points.mean(1, keepdim=True)).unbind(-1)
