@@ -31,13 +31,15 @@ LAYERS = (
         "gaussians",
         "rasters",
     },
-    {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
+    {"licensed_paths", "hdf5"}
+    | {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
-    | {"shards", "lifting_data", "lifting_world"},
+    | {"shards", "lifting_data", "lifting_world"}
+    | {"licensed_lifting", "h36m", "h36m_lifting", "mpi3dhp", "smpl_files"},
     {"mesh", "objective", "measures", "lifting", "official"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
@@ -68,6 +70,8 @@ OWNERS = {
     "ai_edge_litert": ("detectors", True),
     "lightning_fabric": ("training", False),
     "papermill": ("execution", True),
+    "h5py": ("hdf5", False),
+    "cdflib": ("h36m", True),
 }
 BEFORE_INSTALLATION = {"__main__", "assets", "environment", "execution", "paths", "__init__"}
 HABITS = {
