@@ -21,7 +21,6 @@ from torch import Tensor
 from humr.h36m import (
     CAMERAS,
     FOLDER,
-    SKIPPED,
     SUBJECTS,
     Camera,
     Video,
@@ -159,7 +158,7 @@ def _recordings(
             takes = subactions([other for one, other in names.values() if one == action])
             known[subject, action, takes[number]] = name
     for sequence in sequences(split):
-        if sequence[:3] in known and sequence not in SKIPPED:
+        if sequence[:3] in known:
             yield sequence, known[sequence[:3]]
 
 
