@@ -1,24 +1,19 @@
-"""Human3.6M: who is in which split, names, joints, frames, cameras, and reading of its containers.
+"""Human3.6M: who is in which split, names, joints, frames, .cdf files, cameras.
 
 Sequences are named by subject ("S9"), action ("Directions"), subaction ("0" or "1") and camera
 ("54138969"), as in the pickles of Wehrbein et al. (2021).
 """
 
-import pickle
 import re
-import zipfile
-import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 
-from humr.licensed_paths import LICENSED, find, shown
+from humr.licensed import LICENSED, find, shown
 from humr.rotations import rotvec_to_matrix
 from humr.skeletons import H36M17, Skeleton, index_map
 
@@ -195,104 +190,3 @@ def read_cameras(folder: Path = FOLDER) -> dict[tuple[str, str], Camera]:
             x, y, z = rotvec_to_matrix(torch.diag(torch.from_numpy(row[:3])))
             found[f"S{number}", camera] = Camera((x @ y @ z).numpy(), row[3:])
     return found
-
-
-# ------------------------------------------------------------------------ pickles
-
-
-class StandIn:
-    """An object of a package that is not imported: the name of its class, and its state."""
-
-    kind = ""
-    state: Any = None
-
-    def __init__(self, *_: Any) -> None:  # noqa: ANN401
-        """Take any arguments; nobody looks at them."""
-
-    def __setstate__(self, state: Any) -> None:  # noqa: ANN401
-        self.state = state
-
-
-def _bytes(text: str, encoding: str) -> bytes:
-    """Bytes as Python 2 pickled them; no other codec."""
-    return text.encode({"latin1": "latin1"}[encoding])
-
-
-def _bare(cls: type[StandIn], *_: Any) -> StandIn:  # noqa: ANN401
-    """An object of an old protocol, whose state follows."""
-    return StandIn.__new__(cls)
-
-
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_PLAIN: dict[str, Any] = {
-    "builtins.bytes": bytes,
-    "builtins.set": set,
-    "builtins.object": object,
-    "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _bytes,
-    "copyreg._reconstructor": _bare,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-}
-# The functions that make arrays and numbers, as pickles of any NumPy name them.
-for _core in ("numpy.core", "numpy._core"):
-    _PLAIN[f"{_core}.multiarray._reconstruct"] = np.empty(0).__reduce__()[0]
-    _PLAIN[f"{_core}.multiarray.scalar"] = np.float64(0).__reduce__()[0]
-    _PLAIN[f"{_core}.numeric._frombuffer"] = np.empty(0).__reduce_ex__(5)[0]
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows plain containers and arrays by name, and imports nothing."""
-
-    def __init__(self, file: BufferedIOBase, stand_ins: Sequence[str]) -> None:
-        super().__init__(file, encoding="latin1")
-        self.stand_ins = tuple(f"{package}." for package in stand_ins)
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        full = f"{_PYTHON_2.get(module, module)}.{name}"
-        if full.startswith(self.stand_ins):
-            return type(name, (StandIn,), {"kind": full})
-        if full not in _PLAIN:
-            raise pickle.UnpicklingError(f"it asks for {full}, which is no plain data")
-        return _PLAIN[full]
-
-
-def read_plain(path: Path, *, stand_ins: Sequence[str] = ()) -> Any:  # noqa: ANN401
-    """Read a pickle that holds arrays and plain containers; refuse any other, run nothing.
-
-    Args:
-        path: of the file.
-        stand_ins: packages whose objects become a `StandIn`.
-    """
-    with path.open("rb") as file:
-        return _unpickled(file, path, stand_ins)
-
-
-def _unpickled(file: BufferedIOBase, path: Path, stand_ins: Sequence[str] = ()) -> Any:  # noqa: ANN401
-    damage = (pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, LookupError,
-              AttributeError, zipfile.BadZipFile, zlib.error)  # fmt: skip
-    try:
-        return _Unpickler(file, stand_ins).load()
-    except damage as error:
-        raise ValueError(
-            f"{shown(path)} is refused: {error}. Usual cause: a damaged file, or one that is not "
-            "the official one (pickles can hold programs)"
-        ) from error
-
-
-def read_object(path: Path, name: str) -> Any:  # noqa: ANN401
-    """Read what `np.savez(path, name=dictionary)` wrote, without trusting its pickle."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                version, np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(member)
-            if shape != () or not dtype.hasobject:
-                raise ValueError(f"{name} must be one object; got {dtype} of shape {shape}")
-            return _unpickled(cast(BufferedIOBase, member), path).item()
-    except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise ValueError(
-            f"{shown(path)} is no .npz file with {name}: {error}. Usual cause: a broken download"
-        ) from error

@@ -27,14 +27,13 @@ from humr.h36m import (
     cdf_files,
     read_cameras,
     read_cdf,
-    read_object,
-    read_plain,
     sequences,
     seventeen,
     split_name,
     stored,
     subactions,
 )
+from humr.licensed import find, shown
 from humr.licensed_lifting import (
     LicensedLifting,
     checked,
@@ -44,8 +43,9 @@ from humr.licensed_lifting import (
     stored_fits,
     sure,
 )
-from humr.licensed_paths import find, shown
+from humr.npz_files import read_npz
 from humr.skeletons import H36M17, MPII16, index_map
+from humr.unpickle import read_pickle
 
 DETECTORS = {"gt": "gt", "cpn": "cpn_ft_h36m_dbb"}
 _ENTRY = ("imgpath", "2d_hrnet", "gaussfit")
@@ -54,7 +54,7 @@ _ENTRY = ("imgpath", "2d_hrnet", "gaussfit")
 def read_fits(split: str, *, stride: int = 1, folder: Path = FOLDER) -> LicensedLifting:
     """Read `trainset_h36m.pickle` or `testset_h36m.pickle`, with 3D poses or without."""
     path = find(folder, f"{split}set_h36m.pickle", f"{split}set_h36m_without_3d.pickle")
-    found = read_plain(path)
+    found = read_pickle(path)
     parts = []
     for sequence in sequences(split):
         entry = _entry(found, sequence, path)
@@ -126,8 +126,7 @@ def read_keypoints(
         raise ValueError(f"detector must be one of {', '.join(DETECTORS)}; got {detector!r}")
     path = find(folder, "data_3d_h36m.npz")
     beside = find(folder, f"data_2d_h36m_{DETECTORS[detector]}.npz")
-    positions = read_object(path, "positions_3d")
-    keypoints = read_object(beside, "positions_2d")
+    positions, keypoints = _object(path, "positions_3d"), _object(beside, "positions_2d")
     cameras, parts = read_cameras(folder), []
     for sequence, name in _recordings(split, positions, path):
         of_cameras = keypoints.get(sequence.subject, {}).get(name, ())
@@ -141,6 +140,18 @@ def read_keypoints(
         camera = cameras[sequence.subject, sequence.camera]
         parts.append(_of_recording(world, of_cameras[number], camera, sequence, beside))
     return _thinned(parts, stride, path)
+
+
+def _object(path: Path, key: str) -> dict[str, Any]:
+    """What `np.savez(path, key=dictionary)` wrote."""
+    array = read_npz(path, (key,))[key]
+    value = array.item() if array.shape == () else array
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{shown(path)}: {key} must be a dictionary by subject; got {array.dtype} of shape "
+            f"{array.shape}. Usual cause: a file that was made by other code"
+        )
+    return value
 
 
 def _recordings(

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from humr.licensed_paths import shown
+from humr.licensed import shown
 
 
 @contextmanager
@@ -37,6 +37,21 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Read whole arrays. MATLAB counts axes from the other end, so that they come reversed."""
     with _opened(path) as file:
         return {name: _dataset(file, path, name)[()] for name in names}
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all arrays, and of all columns of tables as "table/column"."""
+    found = {}
+
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item.shape
+            for column in item.dtype.names or ():
+                found[f"{name}/{column}"] = item.shape + item.dtype[column].shape
+
+    with _opened(path) as file:
+        file.visititems(note)
+    return found
 
 
 def read_columns(path: Path, table: str, names: Sequence[str]) -> dict[str, np.ndarray]:

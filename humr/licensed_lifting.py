@@ -18,7 +18,7 @@ from torch import Tensor
 
 from humr import hdf5, heatmaps
 from humr.gaussians import GaussianFit, fit_gaussian
-from humr.licensed_paths import shown
+from humr.licensed import shown
 from humr.lifting_data import (
     AMBIGUOUS,
     SHARP_PIXELS,

@@ -14,9 +14,9 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from humr import hdf5
+from humr.licensed import LICENSED, find, shown
 from humr.licensed_lifting import LicensedLifting, checked, every, expect, read_table, sure
-from humr.licensed_paths import LICENSED, find, shown
-from humr.skeletons import H36M17, MPII16, Skeleton, index_map
+from humr.skeletons import H36M17, MPII16, SPIN17, Skeleton, index_map
 
 FOLDER = LICENSED / "mpi_inf_3dhp"
 GROUPS = {"GS": ("TS1", "TS2"), "noGS": ("TS3", "TS4"), "Outdoor": ("TS5", "TS6")}
@@ -48,16 +48,9 @@ TRAIN28 = _skeleton(
      *_sided("left", _LONG_ARM), *_sided("right", _LONG_ARM), *_sided("left", _LONG_LEG),
      *_sided("right", _LONG_LEG)),
 )  # fmt: skip
-# SPIN (Kolotouros et al. 2019) and its J_regressor_h36m.npy call this H36M, but the left leg is
-# first.
-SPIN17 = _skeleton(
-    "spin17",
-    ("pelvis", *_sided("left", _LEG), *_sided("right", _LEG), *H36M17.names[7:]),
-)  # fmt: skip
 
 H36M_FROM_TEST, H36M_FROM_TRAIN = index_map(TEST17, H36M17), index_map(TRAIN28, H36M17)
 SPIN_FROM_TEST, SPIN_FROM_TRAIN = index_map(TEST17, SPIN17), index_map(TRAIN28, SPIN17)
-H36M_FROM_SPIN = index_map(SPIN17, H36M17)
 
 
 def read_test(

@@ -1,34 +1,28 @@
 """Files around SMPL: the model, key-point regressors, mean parameters, the way from SMPL-X.
 
 SMPL-X itself is read by `bodies.load_body`; here is what evaluation on 3DPW and EMDB needs beside
-it. Pickles go through `h36m.read_plain`, so that neither chumpy nor scipy objects are imported.
+it. Pickles go through `unpickle`, so that neither chumpy nor scipy objects are imported.
 """
 
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import scipy.sparse
 import torch
 from jaxtyping import Float, Int
-from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from humr.h36m import StandIn, read_plain
-from humr.licensed_paths import shown
-from humr.mpi3dhp import H36M_FROM_SPIN
-from humr.skeletons import BODY22, COCO17, SMPLX55, Skeleton, index_map
+from humr.licensed import shown
+from humr.npz_files import read_npy, read_npz
+from humr.skeletons import BODY22, COCO17, H36M_FROM_SPIN, SMPLX55, Skeleton, index_map
+from humr.unpickle import read_dictionary
 
 VERTICES, SMPLX_VERTICES = 6890, 10475
 SHAPES = 10  # shape directions that SMPL data sets use; newer files hold up to 300
 _KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
-_PACKAGES = ("chumpy", "scipy.sparse")
 _SIDES = ("left", "right")
-Sparse = scipy.sparse.coo_array | scipy.sparse.csc_array | scipy.sparse.csr_array
 
 SMPL24 = Skeleton(
     "smpl24",
@@ -96,13 +90,7 @@ class MeanParameters:
 
 def read_smpl(path: Path, *, vertices: int = VERTICES) -> Smpl:
     """Read `SMPL_NEUTRAL.pkl` (or MALE, FEMALE, or an .npz with the same keys)."""
-    data = _dictionary(path) if path.suffix == ".pkl" else _npz(path)
-    if missing := [key for key in _KEYS if key not in data]:
-        raise ValueError(
-            f"{shown(path)} lacks {', '.join(missing)}; it has {', '.join(map(str, data))}. "
-            "Usual cause: parameters of a pose instead of a model"
-        )
-    joints, arrays = len(SMPL24), {key: _array(path, key, data[key]) for key in _KEYS}
+    joints, arrays = len(SMPL24), _arrays(path)
     shapes = {
         "v_template": (vertices, 3),
         "posedirs": (vertices, 3, 9 * (joints - 1)),
@@ -143,10 +131,9 @@ def read_extra_regressor(path: Path, *, vertices: int = VERTICES) -> Float[Tenso
 
 def read_mean_parameters(path: Path) -> MeanParameters:
     """Read `smpl_mean_params.npz`."""
-    data, found = _npz(path), {}
-    for key, size in (("pose", 144), ("shape", 10), ("cam", 3)):
-        if key not in data:
-            raise ValueError(f"{shown(path)} lacks {key}; it has {', '.join(data)}")
+    sizes = {"pose": 144, "shape": 10, "cam": 3}
+    data, found = read_npz(path, sizes), {}
+    for key, size in sizes.items():
         _expect(path, key, data[key], (size,))
         found[key] = _tensor(data[key])
     return MeanParameters(pose=found["pose"], betas=found["shape"], camera=found["cam"])
@@ -156,12 +143,10 @@ def read_transfer(
     path: Path, *, vertices: int = VERTICES, smplx_vertices: int = SMPLX_VERTICES
 ) -> Float[Tensor, "vertices smplx_vertices"]:
     """Read the matrix of `smplx2smpl.pkl`, sparse: it takes vertices of SMPL-X to SMPL's."""
-    data = _dictionary(path)
-    if "matrix" not in data:
-        raise ValueError(f"{shown(path)} lacks matrix; it has {', '.join(map(str, data))}")
-    matrix = scipy.sparse.coo_array(_numbers(path, "matrix", data["matrix"]))
-    _expect(path, "matrix", matrix, (vertices, smplx_vertices))
-    _sum_to_one(path, "matrix", matrix, 1e-2)
+    dense = _numbers(path, "matrix", read_dictionary(path, ("matrix",))["matrix"])
+    _expect(path, "matrix", dense, (vertices, smplx_vertices))
+    _sum_to_one(path, "matrix", dense, 1e-2)
+    matrix = scipy.sparse.coo_array(dense)
     places = torch.from_numpy(np.stack(matrix.coords).astype(np.int64))
     values = _tensor(matrix.data)
     return torch.sparse_coo_tensor(places, values, matrix.shape, check_invariants=True).coalesce()
@@ -170,88 +155,41 @@ def read_transfer(
 # ------------------------------------------------------------------------ reading
 
 
-def _dictionary(path: Path) -> Mapping[str, Any]:
-    data = read_plain(path, stand_ins=_PACKAGES)
-    if not isinstance(data, dict):
-        raise ValueError(f"{shown(path)} must hold a dictionary; got {type(data).__name__}")
-    return data
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        data = np.load(path, allow_pickle=False)
-        if isinstance(data, NpzFile):
-            with data:
-                return dict(data)
-    except (OSError, EOFError, ValueError, TypeError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"{shown(path)} is no readable .npz file: {error}") from error
-    raise ValueError(f"{shown(path)} is no .npz file: it holds one bare array")
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a model, from a pickle or an .npz file."""
+    found = read_dictionary(path, _KEYS) if path.suffix == ".pkl" else read_npz(path, _KEYS)
+    return {key: _numbers(path, key, found[key]) for key in _KEYS}
 
 
 def _regressor(path: Path, shape: tuple[int, int]) -> Tensor:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{shown(path)} is no readable .npy file: {error}") from error
+    values = read_npy(path)
     _expect(path, "the regressor", values, shape)
     _sum_to_one(path, "the regressor", values, 0.1)
     return _tensor(values)
 
 
-def _array(path: Path, key: str, value: Any) -> np.ndarray:  # noqa: ANN401
-    numbers = _numbers(path, key, value)
-    return numbers if isinstance(numbers, np.ndarray) else numbers.toarray()
-
-
-def _numbers(path: Path, key: str, value: Any) -> np.ndarray | Sparse:  # noqa: ANN401
-    """Return what an array, a chumpy object or a sparse matrix holds."""
+def _numbers(path: Path, key: str, value: Any) -> np.ndarray:  # noqa: ANN401
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         return value
-    if isinstance(value, StandIn) and isinstance(value.state, dict):
-        try:
-            return _sparse(value) if value.kind.startswith("scipy") else _of_chumpy(value.state)
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{shown(path)}: {key}, a {value.kind}, cannot be read: {error!r}"
-            ) from error
-    kind = getattr(value, "kind", type(value).__name__)
+    kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
     raise ValueError(f"{shown(path)}: {key} must hold numbers; got {kind}")
-
-
-def _sparse(value: StandIn) -> Sparse:
-    """Compressed columns or rows, checked: wrong indices would read beyond the arrays."""
-    state, kind = value.state, value.kind.rpartition(".")[2].partition("_")[0]
-    arrays = (state["data"], state["indices"], state["indptr"])
-    build = {"csc": scipy.sparse.csc_array, "csr": scipy.sparse.csr_array}[kind]
-    matrix = build(arrays, shape=state["_shape"])
-    matrix.check_format(full_check=True)
-    return matrix
-
-
-def _of_chumpy(state: dict[str, Any]) -> np.ndarray:
-    """Numbers of a `chumpy.Ch` (x), or of a selection of another's (a.ravel()[idxs])."""
-    if "x" in state:
-        return np.asarray(state["x"], dtype=np.float64)
-    whole = state["a"]
-    values = whole if isinstance(whole, np.ndarray) else _of_chumpy(whole.state)
-    return values.ravel()[state["idxs"]].reshape(state["preferred_shape"])
 
 
 # ------------------------------------------------------------------------ checking
 
 
-def _expect(path: Path, key: str, values: np.ndarray | Sparse, shape: tuple[int, ...]) -> None:
+def _expect(path: Path, key: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
     if values.shape != shape:
         raise ValueError(
             f"{shown(path)}: {key} must have shape {shape}; got {values.shape}. Usual cause: a "
             "file of another body model (SMPL has 24 joints and 6890 vertices, SMPL-H 52 joints, "
             "SMPL-X 55 and 10475)"
         )
-    if not np.isfinite(values if isinstance(values, np.ndarray) else values.data).all():
+    if not np.isfinite(values).all():
         raise ValueError(f"{shown(path)}: {key} holds values that are not finite")
 
 
-def _sum_to_one(path: Path, key: str, matrix: np.ndarray | Sparse, tolerance: float) -> None:
+def _sum_to_one(path: Path, key: str, matrix: np.ndarray, tolerance: float) -> None:
     sums = matrix.sum(1, dtype=np.float64)
     if np.abs(sums - 1).max() > tolerance:
         raise ValueError(

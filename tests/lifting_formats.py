@@ -5,13 +5,12 @@ and no two joints share a coordinate, so that swapped legs, arms, axes or signs 
 """
 
 import pickle
-import sys
-import types
 
 import h5py
 import numpy as np
 import scipy.io
 import scipy.sparse
+from formats import fake_chumpy
 
 from humr import h36m
 from humr.skeletons import BODY22, H36M17, MPII16
@@ -254,26 +253,17 @@ def smpl(vertices=30, *, seed=0):
 
 def write_smpl_pickle(path, arrays):
     """As SMPL's download has it: Python 2, chumpy objects, a sparse regressor, old NumPy names."""
-    arrays = dict(arrays)
-    fakes = {name: types.ModuleType(name) for name in ("chumpy", "chumpy.ch", "chumpy.reordering")}
-    _, ch, reordering = fakes.values()
-    ch.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
-    reordering.Select = type("Select", (), {"__module__": "chumpy.reordering"})
-    shapes, template = ch.Ch(), reordering.Select()
-    shapes.__dict__.update(x=arrays["shapedirs"], _dirty_vars={"r"}, _itr=None)
-    flat, whole = arrays["v_template"].ravel(), ch.Ch()
-    whole.x = np.concatenate([[99.0], flat[::-1]])
-    template.__dict__.update(
-        a=whole, idxs=np.arange(len(flat), 0, -1), preferred_shape=arrays["v_template"].shape
-    )
-    arrays |= {"shapedirs": shapes, "v_template": template}
-    arrays["J_regressor"] = scipy.sparse.csc_matrix(arrays["J_regressor"])
-    sys.modules.update(fakes)
-    try:
+    flat = arrays["v_template"].ravel()
+    with fake_chumpy() as (ch, select):
+        whole = ch(x=np.concatenate([[99.0], flat[::-1]]))
+        arrays = arrays | {
+            "shapedirs": ch(x=arrays["shapedirs"], _dirty_vars={"r"}, _itr=None),
+            "v_template": select(
+                a=whole, idxs=np.arange(len(flat), 0, -1), preferred_shape=(len(flat) // 3, 3)
+            ),
+            "J_regressor": scipy.sparse.csc_matrix(arrays["J_regressor"]),
+        }
         content = pickle.dumps(arrays, protocol=2)
-    finally:
-        for name in fakes:
-            del sys.modules[name]
     for new, old in (
         (b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"),
         (b"cscipy.sparse._csc\n", b"cscipy.sparse.csc\n"),

@@ -1,8 +1,5 @@
-"""Tests of humr.h36m: names, joints, frames, cameras, and pickles that are not trusted."""
+"""Tests of humr.h36m: names, joints, frames, .cdf files, cameras."""
 
-import collections
-import os
-import pickle
 import sys
 
 import lifting_formats as formats
@@ -10,7 +7,7 @@ import numpy as np
 import pytest
 
 from humr import h36m
-from humr.h36m import Video, read_object, read_plain
+from humr.h36m import Video
 from humr.skeletons import H36M17
 
 # ------------------------------------------------------------------------ names
@@ -176,113 +173,3 @@ def test_other_metadata_is_refused(tmp_path):
     (tmp_path / "metadata.xml").write_text("<db/>")
     with pytest.raises(ValueError, match="must hold 300 numbers; got 0"):
         h36m.read_cameras(tmp_path)
-
-
-# ------------------------------------------------------------------------ pickles
-
-PLAIN = {
-    "array": np.arange(6.0).reshape(2, 3),
-    "columns first": np.asfortranarray(np.arange(6, dtype="i2").reshape(2, 3)),
-    "objects": np.array([{"a": [1]}, None], dtype=object),
-    "words": ["x", ("y", b"z"), {"s", "t"}, None, True, 1.5, 2**70],
-    "ordered": collections.OrderedDict(b=1, a=2),
-    "number": np.float32(2.5),
-}
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_data_are_read_whatever_the_protocol(tmp_path, protocol):
-    path = tmp_path / "plain.pickle"
-    path.write_bytes(pickle.dumps(PLAIN, protocol=protocol))
-    found = read_plain(path)
-    assert found.keys() == PLAIN.keys()
-    for key in ("array", "columns first"):
-        np.testing.assert_array_equal(found[key], PLAIN[key])
-        assert found[key].dtype == PLAIN[key].dtype
-    assert found["objects"].tolist() == PLAIN["objects"].tolist()
-    for key in ("words", "ordered", "number"):
-        assert found[key] == PLAIN[key]
-
-
-def test_pickles_of_old_numpy_and_python_2(tmp_path):
-    path = tmp_path / "old.pickle"
-    content = pickle.dumps({"x": np.arange(3)}, protocol=2)
-    path.write_bytes(content.replace(b"cnumpy._core.", b"cnumpy.core."))
-    assert b"cnumpy.core." in path.read_bytes()
-    assert read_plain(path)["x"].tolist() == [0, 1, 2]
-    path.write_bytes(b"\x80\x02U\x03\xe9t\xe9.")  # a byte string of Python 2
-    assert read_plain(path) == "été"
-
-
-class Trap:
-    def __init__(self, function, *arguments):
-        self.reduced = function, arguments
-
-    def __reduce__(self):
-        return self.reduced
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "name"),
-    [(os.system, ("echo",), "system"), (eval, ("1",), "eval"),
-     (getattr, ("", "upper"), "getattr"), (np.fromfile, ("x",), "fromfile"),
-     (pickle.loads, (b"N.",), "loads")],
-)  # fmt: skip
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_programs_are_refused(tmp_path, function, arguments, name, protocol):
-    path = tmp_path / "trap.pickle"
-    path.write_bytes(pickle.dumps([1, Trap(function, *arguments)], protocol=protocol))
-    with pytest.raises(ValueError, match=rf"trap.pickle is refused: it asks for .*{name}"):
-        read_plain(path)
-
-
-def test_names_cannot_be_reached_through_dots(tmp_path):
-    path = tmp_path / "dots.pickle"
-    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.")
-    with pytest.raises(ValueError, match=r"asks for numpy.ndarray.__class__"):
-        read_plain(path)
-
-
-def test_only_one_codec_is_known(tmp_path):
-    path = tmp_path / "codec.pickle"
-    path.write_bytes(b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.")
-    with pytest.raises(ValueError, match="is refused: 'hex'"):
-        read_plain(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04]", b"\x80\x63N.", b"X\xff\xff"])
-def test_damaged_pickles_are_refused(tmp_path, content):
-    path = tmp_path / "damaged.pickle"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"damaged.pickle is refused"):
-        read_plain(path)
-
-
-def test_objects_of_other_packages_are_stand_ins(tmp_path):
-    path = tmp_path / "objects.pickle"
-    counter = collections.Counter("aab")
-    path.write_bytes(pickle.dumps(counter))
-    with pytest.raises(ValueError, match=r"asks for collections.Counter"):
-        read_plain(path)
-    path.write_bytes(b"\x80\x02cchumpy.ch\nCh\n)\x81}X\x01\x00\x00\x00xK\x07sb.")
-    found = read_plain(path, stand_ins=("chumpy",))
-    assert (found.kind, found.state) == ("chumpy.ch.Ch", {"x": 7})
-    with pytest.raises(ValueError, match=r"asks for chumpy.ch.Ch"):
-        read_plain(path, stand_ins=("chum",))
-    assert "chumpy" not in sys.modules
-
-
-def test_objects_of_npz_files(tmp_path):
-    path = tmp_path / "some.npz"
-    np.savez_compressed(path, positions={"S1": [np.ones(2)]}, plain=np.ones(3))
-    assert read_object(path, "positions")["S1"][0].tolist() == [1, 1]
-    with pytest.raises(ValueError, match="plain must be one object; got float64"):
-        read_object(path, "plain")
-    with pytest.raises(ValueError, match=r"some.npz is no .npz file with missing"):
-        read_object(path, "missing")
-    np.savez(path, positions=np.array(Trap(os.system, "echo"), dtype=object))
-    with pytest.raises(ValueError, match="is refused: it asks for"):
-        read_object(path, "positions")
-    path.write_text("not found")
-    with pytest.raises(ValueError, match=r"is no .npz file"):
-        read_object(path, "positions")

@@ -8,6 +8,7 @@ import torch
 from humr import h36m, h36m_lifting
 from humr.h36m_lifting import read_fits, read_heatmaps, read_keypoints
 from humr.lifting_data import normalised
+from humr.npz_files import read_npz
 from humr.skeletons import MPII16
 
 POSES = formats.people(8)
@@ -215,7 +216,7 @@ def test_keypoints_are_refused_if_files_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="split must be one of"):
         read_keypoints("val", folder=tmp_path)
     path = tmp_path / "data_2d_h36m_cpn_ft_h36m_dbb.npz"
-    whole = h36m.read_object(path, "positions_2d")
+    whole = read_npz(path, ("positions_2d",))["positions_2d"].item()
     whole["S9"]["WalkDog 2"].pop()
     np.savez(path, positions_2d=whole)
     with pytest.raises(ValueError, match="must have 4 cameras for S9 WalkDog 2; got 3"):
@@ -223,6 +224,9 @@ def test_keypoints_are_refused_if_files_do_not_fit(tmp_path):
     whole["S9"]["WalkDog 2"] = [np.zeros((5, 17, 2))] * 4
     np.savez(path, positions_2d=whole)
     with pytest.raises(ValueError, match=r"2D must have shape \(14, 17, 2\); got \(5, 17, 2\)"):
+        read_keypoints("test", folder=tmp_path)
+    np.savez(path, positions_2d=np.zeros((5, 17, 2)))
+    with pytest.raises(ValueError, match=r"must be a dictionary by subject; got float64 of shape"):
         read_keypoints("test", folder=tmp_path)
     formats.write_videopose(tmp_path, POSES[:3], scale=1.0)
     with pytest.raises(ValueError, match="from the pelvis in a median pose"):

@@ -24,6 +24,13 @@ def test_arrays_and_columns(path):
     assert columns["value"][6].tolist() == [12, 13]
 
 
+def test_shapes_of_arrays_and_columns(path):
+    assert hdf5.shapes(path) == {
+        "group/table": (7,), "group/table/name": (7,), "group/table/value": (7, 2),
+        "plain": (2, 3),
+    }  # fmt: skip
+
+
 def test_rows_come_in_batches(path):
     parts = list(hdf5.read_rows(path, "group/table", "value", np.array([0, 2, 3, 6]), batch=3))
     assert [part[:, 0].tolist() for part in parts] == [[0, 4, 6], [12]]

@@ -9,7 +9,7 @@ import torch
 
 from humr import mpi3dhp
 from humr.mpi3dhp import read_test, read_test_heatmaps, read_train
-from humr.skeletons import H36M17, MPII16
+from humr.skeletons import H36M17, H36M_FROM_SPIN, MPII16
 
 POSES = formats.people(6)
 
@@ -42,7 +42,7 @@ def test_spins_order_swaps_the_legs_and_an_asymmetric_pose_shows_it():
         twin[left, 1:] = twin[other, 1:]
     depth = twin[list(mpi3dhp.SPIN_FROM_TEST), 1:] - twin[list(mpi3dhp.H36M_FROM_TEST), 1:]
     assert (depth == 0).all()
-    np.testing.assert_array_equal(wrong[list(mpi3dhp.H36M_FROM_SPIN)], right)
+    np.testing.assert_array_equal(wrong[list(H36M_FROM_SPIN)], right)
 
 
 # ------------------------------------------------------------------------ test set

@@ -10,8 +10,7 @@ import scipy.sparse
 import torch
 
 from humr import smpl_files
-from humr.mpi3dhp import SPIN17
-from humr.skeletons import H36M17
+from humr.skeletons import H36M17, SPIN17
 from humr.smpl_files import (
     read_extra_regressor,
     read_h36m_regressor,
@@ -62,7 +61,7 @@ def with_nan(values):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("weights", None, "lacks weights; it has v_template"),
+        ("weights", None, "lacks weights; expected a dictionary with v_template"),
         ("v_template", lambda x: x[:-1], r"v_template must have shape \(30, 3\); got \(29, 3\)"),
         ("weights", lambda x: np.pad(x, ((0, 0), (0, 31))), r"got \(30, 55\).*SMPL-X 55"),
         ("weights", lambda x: 2 * x, "rows of weights must sum to 1; got 2 to 2"),
@@ -82,27 +81,14 @@ def test_wrong_bodies_are_refused(tmp_path, arrays, key, change, message):
         read_smpl(path, vertices=V)
 
 
-def test_a_sparse_matrix_that_lies_is_refused(tmp_path, arrays):
-    lying = scipy.sparse.csc_matrix(arrays["J_regressor"])
-    lying.indices[0] = 10_000
-    path = tmp_path / "SMPL.pkl"
-    path.write_bytes(pickle.dumps({**arrays, "J_regressor": lying}))
-    with pytest.raises(ValueError, match=r"J_regressor, a scipy.*csc_matrix, cannot be read"):
-        read_smpl(path, vertices=V)
-
-
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "SMPL.npz"
     path.write_text("not found")
-    with pytest.raises(ValueError, match=r"SMPL.npz is no readable .npz file"):
-        read_smpl(path)
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match="one bare array"):
+    with pytest.raises(ValueError, match=r"SMPL.npz is no .npz file"):
         read_smpl(path)
     path = tmp_path / "SMPL.pkl"
     path.write_bytes(pickle.dumps([1]))
-    with pytest.raises(ValueError, match="must hold a dictionary; got list"):
+    with pytest.raises(ValueError, match=r"lacks v_template, .* got list"):
         read_smpl(path)
 
 
@@ -130,7 +116,7 @@ def test_regressors_are_checked(tmp_path):
     with pytest.raises(ValueError, match="rows of the regressor must sum to 1"):
         read_extra_regressor(path, vertices=V)
     path.write_text("not found")
-    with pytest.raises(ValueError, match=r"is no readable .npy file"):
+    with pytest.raises(ValueError, match=r"is no .npy file of numbers"):
         read_extra_regressor(path, vertices=V)
 
 
@@ -162,7 +148,7 @@ def transfer(rng):
     return matrix
 
 
-@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_array])
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csc_matrix])
 def test_the_matrix_from_smplx_is_sparse(tmp_path, rng, kind):
     matrix, path = transfer(rng), tmp_path / "smplx2smpl.pkl"
     path.write_bytes(pickle.dumps({"matrix": kind(matrix)}))
@@ -180,7 +166,7 @@ def test_wrong_matrices_are_refused(tmp_path, rng):
         ({"matrix": matrix.T}, r"matrix must have shape \(30, 50\); got \(50, 30\)"),
         ({"matrix": 1.1 * matrix}, "rows of matrix must sum to 1"),
         ({"matrix": with_nan(matrix)}, "matrix holds values that are not finite"),
-        ({"weights": matrix}, "lacks matrix; it has weights"),
+        ({"weights": matrix}, "lacks matrix; .* got weights"),
     ):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(ValueError, match=message):
