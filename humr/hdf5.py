@@ -45,9 +45,9 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item.shape
+            found[name] = rows = item.shape or ()
             for column in item.dtype.names or ():
-                found[f"{name}/{column}"] = item.shape + item.dtype[column].shape
+                found[f"{name}/{column}"] = rows + item.dtype[column].shape
 
     with _opened(path) as file:
         file.visititems(note)
