@@ -132,7 +132,7 @@ def test_mean_parameters(tmp_path):
     with pytest.raises(ValueError, match=r"pose must have shape \(144,\); got \(72,\)"):
         read_mean_parameters(path)
     np.savez(path, pose=np.zeros(144))
-    with pytest.raises(ValueError, match="lacks shape; it has pose"):
+    with pytest.raises(ValueError, match="lacks shape, cam; it has pose"):
         read_mean_parameters(path)
 
 
