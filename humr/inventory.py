@@ -2,7 +2,7 @@
 
 ``python3 -m humr data licensed`` prints it.
 Nothing is fetched. Every entry names a file or folder below `data/licensed`, the site where one
-registers, its licence, and the parts of the paper's experiments that need it.
+registers, its licence, and the parts of the papers' experiments that need it.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from humr import file_checks as checks
 from humr.annotations import BETAS, JOINTS
 from humr.environment import say
-from humr.heatmap_files import read_file
+from humr.file_checks import Shape
+from humr.h36m import read_cameras
 from humr.licensed import LICENSED, SETS, DataSet, shown
-from humr.npz_files import headers, read_npy
-from humr.unpickle import read_dictionary
 
-PARTS = {
+MESH = {
     "training": "training as in the paper",
     "masks": "the mask loss",
     "3DPW": "Tables 1 to 3 and S2, 3DPW",
@@ -25,8 +25,11 @@ PARTS = {
     "plausibility": "PercIn and MinDist of Table 2",
     "weights": "the official weights",
 }
-ALL = tuple(PARTS)
-Shape = tuple[int | None, ...]
+LIFTING = {
+    "lifting": "lifting, Human3.6M; of fits, heatmaps and 2D poses one kind is enough",
+    "lifting transfer": "lifting, MPI-INF-3DHP",
+}
+PARTS = MESH | LIFTING
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ SOURCES = {
     "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
     "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial"),
     "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
+    "Human3.6M": Source("vision.imar.ro/human3.6m", _RESEARCH),
+    "MPI-INF-3DHP": Source(
+        "vcai.mpi-inf.mpg.de/3dhp-dataset", "own licence: research, not commercial"
+    ),
     "HuMR data": Source(
         "cloud.tnt.uni-hannover.de/index.php/s/jQjkkqFaiWdJrwL",
         "see HuMR's repository; derived from BEDLAM, AGORA, 3DPW, EMDB, whose licences apply",
@@ -73,7 +80,7 @@ class Entry:
     source: str
     paths: tuple[str, ...]
     check: Callable[[Path], str]
-    parts: tuple[str, ...] = field(default=ALL)
+    parts: tuple[str, ...] = field(default=tuple(MESH))
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def report(findings: Iterable[Finding]) -> str:
     for each in findings:
         groups.setdefault(each.entry.group, []).append(each)
     lines = [line for group in groups.values() for line in _paragraph(group)]
-    lines += ["", "parts of the paper's experiments:"]
+    lines += ["", "parts of the papers' experiments:"]
     for part, meaning in PARTS.items():
         open_ = len(lacking(findings, part))
         lines.append(f"  {part}: {'complete' if not open_ else f'lacks {open_}'} ({meaning})")
@@ -140,68 +147,6 @@ def _paragraph(group: list[Finding]) -> list[str]:
     return lines
 
 
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 2**20:.1f} MB"
-
-
-def _compare(path: Path, key: str, got: tuple[int, ...], wanted: Shape) -> None:
-    """Refuse other shapes; None stands for any length."""
-    fits = len(got) == len(wanted) and all(
-        w in (None, g) for g, w in zip(got, wanted, strict=True)
-    )
-    if not fits:
-        text = ", ".join("any" if n is None else str(n) for n in wanted)
-        raise ValueError(f"{shown(path)}: {key} must have shape ({text}); got {got}")
-
-
-def _npz(path: Path, *, shapes: dict[str, Shape]) -> str:
-    found = headers(path)
-    missing = [key for key in shapes if key not in found]
-    if missing:
-        raise ValueError(f"{shown(path)} lacks {', '.join(missing)}; it has {', '.join(found)}")
-    for key, shape in shapes.items():
-        _compare(path, key, found[key].shape, shape)
-    return f"{_size(path)}, {len(found)} arrays"
-
-
-def _npy(path: Path, *, shape: Shape) -> str:
-    _compare(path, "the array", read_npy(path).shape, shape)
-    return _size(path)
-
-
-def _pickle(path: Path, *, shapes: dict[str, Shape]) -> str:
-    content = read_dictionary(path, tuple(shapes))
-    for key, shape in shapes.items():
-        _compare(path, key, getattr(content[key], "shape", ()), shape)
-    return _size(path)
-
-
-def _file(path: Path, *, least: int) -> str:
-    """A file that is not opened here; `least` MB tell it from a page of a web site."""
-    if path.stat().st_size < least * 2**20:
-        raise ValueError(
-            f"{shown(path)} must have {least} MB or more; got {_size(path)}. Usual cause: a "
-            "partial download, or a page of a web site saved under this name"
-        )
-    return _size(path)
-
-
-def _folder(path: Path, *, pattern: str, least: int = 1) -> str:
-    count = sum(1 for _ in path.glob(pattern))
-    if count < least:
-        raise ValueError(
-            f"{shown(path)} must hold {least} {pattern} or more; got {count}. Usual cause: an "
-            "archive unpacked one level too high or too low, or not to its end"
-        )
-    return f"{count} {pattern}"
-
-
-def _samples(path: Path) -> str:
-    remark = _folder(path, pattern="*.npy.gz")
-    read_file(next(path.glob("*.npy.gz")))
-    return remark
-
-
 def _annotations(described: DataSet) -> Entry:
     train = described.split == "train"
     shapes: dict[str, Shape] = {
@@ -220,7 +165,7 @@ def _annotations(described: DataSet) -> Entry:
     test = ("plausibility",) if described.name == "emdb-p1-occl" else (described.source,)
     return Entry(
         f"annotations, {'training' if train else 'test'}", "HuMR data",
-        (f"annotations/{described.annotations}",), partial(_npz, shapes=shapes),
+        (f"annotations/{described.annotations}",), partial(checks.npz_file, shapes=shapes),
         ("training",) if train else test,
     )  # fmt: skip
 
@@ -239,9 +184,11 @@ def _body_models() -> list[Entry]:
         )
         # the neutral body and the regressors read what the network predicts
         parts = ("3DPW", "EMDB", "plausibility")
-        found.append(Entry("SMPL bodies", "SMPL", paths, partial(_pickle, shapes=shapes), parts))
+        found.append(
+            Entry("SMPL bodies", "SMPL", paths, partial(checks.pickle_file, shapes=shapes), parts)
+        )
     paths = tuple(f"body_models/smplx/{f}SMPLX_NEUTRAL.npz" for f in ("", "models/smplx/"))
-    check = partial(_npz, shapes={"v_template": (10475, 3), "J_regressor": (55, 10475)})
+    check = partial(checks.npz_file, shapes={"v_template": (10475, 3), "J_regressor": (55, 10475)})
     return [*found, Entry("SMPL-X body", "SMPL-X", paths, check)]
 
 
@@ -253,15 +200,15 @@ def _helpers() -> list[Entry]:
     mean: dict[str, Shape] = {"pose": (144,), "shape": (10,), "cam": (3,)}
     matrix: dict[str, Shape] = {"matrix": (6890, 10475)}
     return [
-        entry("J_regressor_h36m.npy", partial(_npy, shape=(17, 6890)), "3DPW"),
-        entry("smplx2smpl.pkl", partial(_pickle, shapes=matrix), *evaluation),
-        entry("smpl_mean_params.npz", partial(_npz, shapes=mean), "training"),
+        entry("J_regressor_h36m.npy", partial(checks.npy_file, shape=(17, 6890)), "3DPW"),
+        entry("smplx2smpl.pkl", partial(checks.pickle_file, shapes=matrix), *evaluation),
+        entry("smpl_mean_params.npz", partial(checks.npz_file, shapes=mean), "training"),
     ]
 
 
 def _weights() -> list[Entry]:
     def entry(name: str, least: int, *parts: str) -> Entry:
-        check = partial(_file, least=least)
+        check = partial(checks.large_file, least=least)
         return Entry("weights", "HuMR weights", (f"ckpt/{name}",), check, parts)
 
     return [
@@ -277,17 +224,17 @@ def _photographs() -> list[Entry]:
     for folder, source in folders.items():
         training = ("training",)
         if source == "BEDLAM":
-            check = partial(_folder, pattern="seq_*")
+            check = partial(checks.folder, pattern="seq_*")
             found.append(Entry("photographs of BEDLAM", "BEDLAM", (folder,), check, training))
         elif source == "AGORA":
-            check = partial(_folder, pattern="*_1280x720.png")
+            check = partial(checks.folder, pattern="*_1280x720.png")
             found.append(Entry("photographs of AGORA", "BEDLAM", (folder,), check, training))
         elif source == "3DPW":
-            check, paths = partial(_folder, pattern="*", least=60), (f"{folder}/imageFiles",)
+            check, paths = partial(checks.folder, pattern="*", least=60), (f"{folder}/imageFiles",)
             parts = ("training", "3DPW")
             found.append(Entry("photographs of 3DPW", "3DPW", paths, check, parts))
         else:
-            check = partial(_folder, pattern="P*/*/images", least=17)
+            check = partial(checks.folder, pattern="P*/*/images", least=17)
             parts = ("EMDB", "plausibility")
             found.append(Entry("photographs of EMDB", "EMDB", (folder,), check, parts))
     return found
@@ -295,15 +242,15 @@ def _photographs() -> list[Entry]:
 
 def _masks() -> list[Entry]:
     scenes = [each.images.split("/")[1] for each in SETS.values() if each.source == "BEDLAM"]
-    check = partial(_folder, pattern="seq_*")
+    check = partial(checks.folder, pattern="seq_*")
     found = []
     for scene in scenes:
         paths = dict.fromkeys(f"env_masks/{s}" for s in (scene, scene.replace("_30fps", "_6fps")))
         found.append(Entry("masks of BEDLAM", "BEDLAM", tuple(paths), check, ("masks",)))
     agora, emdb = "env_masks/images", "test_images/EMDB/masks"
-    check = partial(_folder, pattern="*_all_person.png")
+    check = partial(checks.folder, pattern="*_all_person.png")
     found.append(Entry("masks of AGORA", "AGORA", (agora,), check, ("masks",)))
-    check = partial(_folder, pattern="P*/*/masks/*.png")
+    check = partial(checks.folder, pattern="P*/*/masks/*.png")
     return [*found, Entry("masks of EMDB", "HuMR data", (emdb,), check, ("plausibility",))]
 
 
@@ -311,23 +258,75 @@ def _originals() -> list[Entry]:
     found = []
     for split, count in (("train", 24), ("validation", 12), ("test", 24)):
         paths = (f"test_images/3DPW/sequenceFiles/{split}",)
-        check = partial(_folder, pattern="*.pkl", least=count)
+        check = partial(checks.folder, pattern="*.pkl", least=count)
         found.append(Entry("sequences of 3DPW", "3DPW", paths, check, ()))
-    check = partial(_folder, pattern="P*/*/P*_data.pkl", least=17)
+    check = partial(checks.folder, pattern="P*/*/P*_data.pkl", least=17)
     return [*found, Entry("sequences of EMDB", "EMDB", ("test_images/EMDB",), check, ())]
+
+
+def _human36m() -> list[Entry]:
+    def entry(group: str, name: str, check: Callable[[Path], str], *others: str) -> Entry:
+        paths = tuple(f"h36m/{each}" for each in (name, *others))
+        return Entry(f"{group} of Human3.6M", "Human3.6M", paths, check, ("lifting",))
+
+    fits = partial(checks.large_file, least=50)
+    columns: dict[str, Shape] = {
+        "gt_3d": (None, 3, 17), "argmax_2d": (None, 2, 16), "heatmap": (None, 16, 64, 64),
+    }  # fmt: skip
+    tables = {
+        f"dataset/{t}/{key}": s for t in ("trainset", "testset") for key, s in columns.items()
+    }
+    heatmaps = partial(checks.hdf5_file, shapes=tables)
+    three, two = (partial(checks.npz_file, shapes={f"positions_{d}d": ()}) for d in (3, 2))
+    return [
+        *(entry("fits", f"{split}set_h36m.pickle", fits, f"{split}set_h36m_without_3d.pickle")
+          for split in ("train", "test")),
+        *(entry("heatmaps", f"H36M_dataset_{detector}_hrnet.h5", heatmaps)
+          for detector in ("h36m", "orig")),
+        entry("2D poses", "data_3d_h36m.npz", three),
+        *(entry("2D poses", f"data_2d_h36m_{detector}.npz", two)
+          for detector in ("gt", "cpn_ft_h36m_dbb")),
+        entry("2D poses", "metadata.xml", _cameras),
+    ]  # fmt: skip
+
+
+def _cameras(path: Path) -> str:
+    return f"{len(read_cameras(path.parent))} positions of cameras"
+
+
+def _mpi_inf_3dhp() -> list[Entry]:
+    def entry(kind: str, place: str, check: Callable[[Path], str], *parts: str) -> Entry:
+        group, path = f"{kind} of MPI-INF-3DHP", f"mpi_inf_3dhp/{place}"
+        return Entry(group, "MPI-INF-3DHP", (path,), check, parts)
+
+    shapes: dict[str, Shape] = {
+        "annot2": (None, 1, 17, 2), "univ_annot3": (None, 1, 17, 3), "valid_frame": (None, 1),
+    }  # fmt: skip
+    tests, test = "mpi_inf_3dhp_test_set", partial(checks.hdf5_file, shapes=shapes)
+    train = partial(checks.mat_file, shapes={"annot2": (14, 1), "univ_annot3": (14, 1)})
+    return [
+        *(entry("test set", f"{tests}/TS{n}/annot_data.mat", test, "lifting transfer")
+          for n in range(1, 7)),
+        *(entry("training set", f"S{subject}/Seq{sequence}/annot.mat", train)
+          for subject in range(1, 9) for sequence in (1, 2)),
+    ]  # fmt: skip
 
 
 def _entries() -> tuple[Entry, ...]:
     samples = [
         Entry(
-            "heatmap samples", "HuMR data", (f"heatmap_samples/{name}",), _samples, ("training",)
+            "heatmap samples",
+            "HuMR data",
+            (f"heatmap_samples/{name}",),
+            checks.heatmap_samples,
+            ("training",),
         )
         for name, each in SETS.items()
         if each.split == "train"
     ]
     annotations = [_annotations(each) for each in SETS.values()]
     return (*_body_models(), *_helpers(), *_weights(), *annotations, *samples, *_photographs(),
-            *_masks(), *_originals())  # fmt: skip
+            *_masks(), *_originals(), *_human36m(), *_mpi_inf_3dhp())  # fmt: skip
 
 
 ENTRIES = _entries()

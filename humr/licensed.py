@@ -101,14 +101,21 @@ def shown(path: Path) -> str:
     return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
 
 
+def find(folder: Path, *names: str) -> Path:
+    """Return the path of the first of some files that is there; say how to get it otherwise."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    expected = " or ".join(shown(folder / name) for name in names)
+    raise FileNotFoundError(
+        f"no file {expected}; it is licensed and not part of this repository. "
+        "data/README.md says where to register and where files go"
+    )
+
+
 def existing(path: Path) -> Path:
     """Return the path of a file that is there; say how to get it otherwise."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no file {shown(path)}; it is licensed and not part of this repository. "
-            "data/README.md says where to register and where files go"
-        )
-    return path
+    return find(path.parent, path.name)
 
 
 def image_path(name: str, image: str, *, root: Path = LICENSED) -> Path:

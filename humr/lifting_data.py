@@ -20,6 +20,7 @@ from torch import Tensor
 
 from humr.cameras import Crop
 from humr.detectors import GRID
+from humr.poses import TEMPLATE_NAMES
 from humr.shards import read_tensors
 from humr.skeletons import COCO17, CONDITION13, H36M17, MPII16, POSE16, Skeleton
 
@@ -153,6 +154,24 @@ class Gaussians:
         return torch.cat(values, -1)[:, kept].float()
 
 
+def as_seen(
+    joints: Float[Tensor, "images 17 3"],
+    points: Float[Tensor, "images 16 2"],
+    gaussians: Gaussians,
+    *,
+    doubled: bool,
+) -> LiftingBatch:
+    """What lifting systems see of people (H36M17, camera axes with y down) and their 2D poses."""
+    upright = joints * joints.new_tensor([1, -1, -1])
+    pose = upright[:, 1:]
+    return LiftingBatch(
+        pose=pose - pose.mean(1, keepdim=True),
+        points=normalised(points),
+        condition=gaussians.condition(doubled=doubled),
+        target=upright - upright[:, :1],
+    )
+
+
 @dataclass(frozen=True)
 class LiftingRecords:
     """One split of the lifting world, as it lies on disk."""
@@ -216,17 +235,16 @@ class LiftingRecords:
         )
 
     @property
+    def action(self) -> tuple[str, ...]:
+        """Name of every image's action."""
+        return tuple(TEMPLATE_NAMES[index] for index in self.template.tolist())
+
+    @property
     def ambiguous(self) -> Bool[Tensor, " images"]:
         """Images with a joint that is wider than 5 px along an axis (the paper's rule)."""
         return (self.gaussians().derived().sigma[..., 1] > AMBIGUOUS).any(-1)
 
     def batch(self, *, gaussians: str = "fit", doubled: bool = True) -> LiftingBatch:
         """What lifting systems see of all these images."""
-        upright = self.joints * self.joints.new_tensor([1, -1, -1])
-        pose = upright[:, 1:]
-        return LiftingBatch(
-            pose=pose - pose.mean(1, keepdim=True),
-            points=normalised(derivation() @ self.keypoints),
-            condition=self.gaussians(gaussians).derived().condition(doubled=doubled),
-            target=upright - upright[:, :1],
-        )
+        found = self.gaussians(gaussians).derived()
+        return as_seen(self.joints, derivation() @ self.keypoints, found, doubled=doubled)

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,7 +19,6 @@ from humr.lifting_data import SHARP_PIXELS, LiftingBatch
 from humr.lifting_losses import METRES_PER_PIXEL, target_covariance
 from humr.lifting_measures import Forecast
 from humr.metrics import best_of_first, expected_best_of
-from humr.poses import TEMPLATE_NAMES
 from humr.skeletons import CONDITION13, H36M17
 
 POSES = 2**13  # hypotheses of all images that are held at once
@@ -51,11 +50,11 @@ class Density(Protocol):
 
 @runtime_checkable
 class LiftingData(Protocol):
-    """What is needed of `lifting_data.LiftingRecords`."""
+    """What is needed of `LiftingRecords`, and of the records of licensed data sets."""
 
     @property
-    def template(self) -> UInt8[Tensor, " images"]:
-        """Pose template: the action."""
+    def action(self) -> Sequence[str]:
+        """Name of what every image shows."""
         ...
 
     @property
@@ -281,10 +280,9 @@ def _density(model: Lifter, seen: LiftingBatch) -> dict[str, Tensor]:
 
 
 def _facts(part: LiftingData, group: str) -> pd.DataFrame:
-    template: Int[Tensor, " images"] = part.template.int()
     return pd.DataFrame(
         {
-            "action": [TEMPLATE_NAMES[index] for index in template.tolist()],
+            "action": list(part.action),
             "subject": part.subject.cpu().numpy(),
             "group": group,
             "ambiguous": part.ambiguous.cpu().numpy(),

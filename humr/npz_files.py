@@ -32,7 +32,7 @@ def read_npz(path: Path, keys: Iterable[str], *, optional: Iterable[str] = ()) -
         if missing:
             raise ValueError(
                 f"{shown(path)} lacks {', '.join(missing)}; it has {', '.join(names) or 'nothing'}"
-                ". Usual cause: an annotation file of another project with a similar name"
+                ". Usual cause: a file of another project with a similar name"
             )
         wanted = [*keys, *(key for key in optional if key in names)]
         return {key: _member(path, archive, key) for key in wanted}

@@ -170,6 +170,13 @@ CONDITION13 = Skeleton(
     "condition13", tuple(n for n in MPII16.names if n not in _UNCONDITIONED), (-1,) * 13
 )
 
+# SPIN (Kolotouros et al. 2019) and its J_regressor_h36m.npy call this H36M, but the left leg is
+# first.
+SPIN17 = Skeleton(
+    "spin17", ("pelvis", *H36M17.names[4:7], *H36M17.names[1:4], *H36M17.names[7:]), (-1,) * 17
+)
+H36M_FROM_SPIN = index_map(SPIN17, H36M17)
+
 COMMON14 = _tree(
     "common14",
     (

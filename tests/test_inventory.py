@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 from functools import partial
 
+import lifting_formats as lifting
 import numpy as np
 import pytest
 from formats import (
@@ -17,8 +18,8 @@ from formats import (
 )
 from scipy import sparse
 
-from humr import inventory
-from humr.inventory import ENTRIES, PARTS, SOURCES, inspect, lacking, report
+from humr import file_checks
+from humr.inventory import ENTRIES, PARTS, SOURCES, inspect, lacking, main, report
 from humr.licensed import SETS
 from humr.paths import ROOT
 
@@ -150,10 +151,37 @@ def test_arrays(tmp_path):
     assert state(tmp_path, "utils/smpl_mean_params.npz").state == "ok"
 
 
+def test_lifting_files(tmp_path):
+    h36m, poses = tmp_path / "h36m", lifting.people(3)
+    h36m.mkdir()
+    lifting.write_videopose(h36m, poses)
+    lifting.write_pickle(h36m, "test", poses, with_3d=False)
+    rows = {"action": [b"Photo"] * 3, "subject": [b"S9"] * 3, "gt_3d": poses.swapaxes(1, 2),
+            "argmax_2d": np.zeros((3, 2, 16)), "heatmap": np.zeros((3, 16, 64, 64))}  # fmt: skip
+    for table in ("trainset", "testset"):
+        lifting.write_table(h36m / "H36M_dataset_h36m_hrnet.h5", table, rows)
+    lifting.write_table(h36m / "H36M_dataset_orig_hrnet.h5", "testset", rows)
+    folder = tmp_path / "mpi_inf_3dhp"
+    lifting.write_test_sequence(folder, "TS3", poses, [1, 0, 1])
+    lifting.write_train_sequence(folder, 8, 2, poses)
+    findings = {f.path.relative_to(tmp_path).as_posix(): f for f in inspect(tmp_path)}
+    assert {path for path, found in findings.items() if found.state == "ok"} == {
+        "h36m/data_3d_h36m.npz", "h36m/data_2d_h36m_cpn_ft_h36m_dbb.npz", "h36m/metadata.xml",
+        "h36m/H36M_dataset_h36m_hrnet.h5", "mpi_inf_3dhp/S8/Seq2/annot.mat",
+        "mpi_inf_3dhp/mpi_inf_3dhp_test_set/TS3/annot_data.mat",
+    }  # fmt: skip
+    assert findings["h36m/metadata.xml"].remark == "44 positions of cameras"
+    wrong = findings["h36m/H36M_dataset_orig_hrnet.h5"].remark
+    assert "lacks dataset/trainset/gt_3d, dataset/trainset/argmax_2d" in wrong
+    remark = findings["h36m/testset_h36m_without_3d.pickle"].remark
+    assert "must have 50 MB or more" in remark
+    assert len(lacking(findings.values(), "lifting transfer")) == 5
+
+
 def test_parts_are_complete_when_all_their_entries_are(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x").touch()
-    check = partial(inventory._folder, pattern="*")
+    check = partial(file_checks.folder, pattern="*")
     first = replace(ENTRIES[0], paths=("a",), check=check, parts=("weights",))
     second = replace(first, paths=("b",), parts=("masks",))
     findings = inspect(tmp_path, entries=[first, second])
@@ -176,5 +204,5 @@ def test_every_file_that_the_inventory_knows_is_ignored_by_git():
 
 
 def test_the_command_prints_the_report(capsys):
-    assert inventory.main() == 0
-    assert inventory.report(inventory.inspect()) in capsys.readouterr().out
+    assert main() == 0
+    assert report(inspect()) in capsys.readouterr().out

@@ -35,15 +35,16 @@ LAYERS = (
         "npz_files",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
-    | {"hrnet"}
+    | {"hrnet", "hdf5"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
-    | {"smpl_frames", "pw3d", "emdb", "inventory"},
+    | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
-    | {"shards", "lifting_data", "lifting_world"},
+    | {"shards", "lifting_data", "lifting_world"}
+    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files"},
     {"mesh", "objective", "measures", "lifting", "official"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
@@ -75,6 +76,8 @@ OWNERS = {
     "ai_edge_litert": ("detectors", True),
     "lightning_fabric": ("training", False),
     "papermill": ("execution", True),
+    "h5py": ("hdf5", False),
+    "cdflib": ("h36m", True),
 }
 BEFORE_INSTALLATION = {"__main__", "assets", "environment", "execution", "paths", "__init__"}
 HABITS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from humr import licensed
-from humr.licensed import SETS, TEST, TRAINING, data_set, existing, image_path, shown
+from humr.licensed import SETS, TEST, TRAINING, data_set, existing, find, image_path, shown
 from humr.paths import DATA
 
 
@@ -34,6 +34,17 @@ def test_paths(tmp_path):
     photo.touch()
     assert image_path("zoom-gym", "seq_000001/seq_000001_0005.png", root=tmp_path) == photo
     assert existing(photo) == photo
+
+
+def test_the_first_file_that_is_there(tmp_path):
+    (tmp_path / "b").touch()
+    assert find(tmp_path, "a", "b") == tmp_path / "b"
+    (tmp_path / "a").touch()
+    assert find(tmp_path, "a", "b") == tmp_path / "a"
+    with pytest.raises(
+        FileNotFoundError, match=r"no file licensed/h36m/c or licensed/h36m/d; it is licensed"
+    ):
+        find(licensed.LICENSED / "h36m", "c", "d")
 
 
 def test_refuses_unknown_sets():

@@ -40,6 +40,10 @@ class Split:
     subject: Tensor
     ambiguous: Tensor
 
+    @property
+    def action(self):
+        return [TEMPLATE_NAMES[index] for index in self.template.tolist()]
+
     def __len__(self):
         return len(self.template)
 

@@ -104,6 +104,26 @@ def test_other_names_are_refused(function):
         read(Malicious(function, "1"))
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.", "names numpy.ndarray.__class__"),
+        (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "the encoding 'hex'"),
+    ],
+    ids=["a name behind a dot", "another codec"],
+)
+def test_nothing_is_reached_through_known_names(data, message):
+    with pytest.raises(ValueError, match=message):
+        unpickle(io.BytesIO(data), "it")
+
+
+def test_a_sparse_matrix_that_lies_is_refused():
+    matrix = sparse.csc_matrix(np.eye(3))
+    matrix.indices[0] = 10_000
+    with pytest.raises(ValueError, match=r"it cannot be read: index 10000 is out of bounds"):
+        read({"matrix": matrix})
+
+
 def crafted(state):
     """An array whose dtype has this state, and eight bytes."""
     dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00V8I00\nI01\ntR" + state + b"b"
