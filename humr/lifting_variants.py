@@ -29,7 +29,7 @@ def _readings(base: LiftingRun) -> list[Variant]:
     alone = dict.fromkeys(
         ("points", "mmd", "deterministic", "heatmap", "best", "adversarial"), 0.0
     )
-    return [
+    rows = [
         Variant(name="full", label="our default", run=base),
         Variant(name="biased", label="biased MMD (W2)",
                 run=changed(base, rule={"estimator": "biased"})),
@@ -39,14 +39,16 @@ def _readings(base: LiftingRun) -> list[Variant]:
                 run=changed(base, rule={"doubled": False})),
         Variant(name="moments", label="moments, not fits",
                 run=changed(base, rule={"gaussians": "moments"})),
-        Variant(name="raw", label="poses not standardised",
-                run=changed(base, model={"normalise": False})),
         Variant(name="plain", label="no mirror images", run=changed(base, rule={"mirror": False})),
         Variant(name="likelihood", label="exact likelihood alone",
                 run=changed(base, weights={**alone, "nll": 1.0})),
         Variant(name="both", label="+ exact likelihood",
                 run=changed(base, weights={"nll": 0.1})),
     ]  # fmt: skip
+    if base.model.normalise:
+        run = changed(base, model={"normalise": False})
+        rows.append(Variant(name="raw", label="poses not standardised", run=run))
+    return rows
 
 
 def _parts(base: ProposeRun) -> list[Variant]:
