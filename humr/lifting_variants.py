@@ -47,7 +47,7 @@ def _readings(base: LiftingRun) -> list[Variant]:
     ]  # fmt: skip
     if base.model.normalise:
         run = changed(base, model={"normalise": False})
-        rows.append(Variant(name="raw", label="poses not standardised", run=run))
+        rows.insert(5, Variant(name="raw", label="poses not standardised", run=run))
     return rows
 
 
