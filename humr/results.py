@@ -33,6 +33,11 @@ def read(product: str, profile_name: str) -> pd.DataFrame | None:
     return table.astype(dict.fromkeys(halves, "float32"))
 
 
+def record(product: str, profile_name: str) -> dict[str, Any]:
+    """Return what is said of a product's rows: where they come from."""
+    return json.loads((RESULTS / f"{profile_name}-{product}.json").read_text())
+
+
 def write(
     product: str, profile_name: str, table: pd.DataFrame, about: Mapping[str, Any]
 ) -> list[Path]:

@@ -161,23 +161,40 @@ def publish(study: str, profile_name: str) -> list[Path]:
 def store(
     product: str, jobs: Sequence[Variant], profile_name: str, measured: Measured
 ) -> list[Path]:
-    """Store what is measured of all finished jobs: `publish` for any measurement."""
+    """Store what is measured of all finished jobs: `publish` for any measurement.
+
+    Rows that are committed already, of jobs that this machine has not run, stay.
+    """
     jobs = list({job.key: job for job in jobs}.values())
     done = [job for job in jobs if _is_done(job)]
     if not done:
         raise FileNotFoundError(f"no run of study {product!r} is finished; run it first")
-    table = pd.concat([measured(job, profile_name) for job in done], ignore_index=True)
+    kept = _kept(product, profile_name, [job for job in jobs if not _is_done(job)])
+    made = pd.concat([measured(job, profile_name) for job in done], ignore_index=True)
+    table = pd.concat([kept, made], ignore_index=True)
+    trained = {_trained(job) for job in done}
+    if len(kept):
+        trained |= set(results.record(product, profile_name)["trained"])
+    runs = int(table["key"].nunique())
     about = {
         **provenance(),
         "study": product,
         "profile": profile_name,
-        "runs": len(done),
-        "missing": len(jobs) - len(done),
+        "runs": runs,
+        "missing": len(jobs) - runs,
         "hours of training": round(float(table.groupby("key").seconds.first().sum()) / 3600, 2),
         "world": digest(experiments.store(done[0].run).directory / "manifest.json"),
-        "trained": sorted({_trained(job) for job in done}),
+        "trained": sorted(trained),
     }
     return results.write(product, profile_name, table, about)
+
+
+def _kept(product: str, profile_name: str, jobs: Sequence[Variant]) -> pd.DataFrame:
+    """Committed rows of some jobs."""
+    published = results.read(product, profile_name)
+    if published is None:
+        return pd.DataFrame()
+    return published[published["key"].isin([job.key for job in jobs])]
 
 
 def _trained(job: Variant) -> str:

@@ -78,3 +78,15 @@ def test_a_grid_runs_what_is_missing_and_a_model_can_be_had(apart):
 def test_nothing_is_published_before_a_run_is_finished(apart):
     with pytest.raises(FileNotFoundError, match="no run of study 'tiny' is finished"):
         studies.publish("tiny", "smoke")
+
+
+def test_publishing_keeps_the_committed_rows_of_runs_that_are_not_here(apart, monkeypatch):
+    before = studies.rows("tiny", "smoke")
+    (path,) = studies.publish("tiny", "smoke")
+    monkeypatch.setattr(experiments, "RUNS", apart / "elsewhere")
+    studies.measure(variants.variant("tiny", "other", "smoke"), "smoke", studies.evaluated)
+    assert studies.publish("tiny", "smoke") == [path]
+    about = results.record("tiny", "smoke")
+    assert (about["runs"], about["missing"]) == (4, 0)
+    after = studies.rows("tiny", "smoke")
+    pd.testing.assert_frame_equal(after, before, check_dtype=False, rtol=2e-3, atol=1e-2)
