@@ -175,7 +175,7 @@ def store(
     trained = {_trained(job) for job in done}
     if len(kept):
         trained |= set(results.record(product, profile_name)["trained"])
-    runs = int(table["key"].nunique())
+    runs = len(set(table["key"]))
     about = {
         **provenance(),
         "study": product,
@@ -194,7 +194,7 @@ def _kept(product: str, profile_name: str, jobs: Sequence[Variant]) -> pd.DataFr
     published = results.read(product, profile_name)
     if published is None:
         return pd.DataFrame()
-    return published[published["key"].isin([job.key for job in jobs])]
+    return published.loc[published["key"].isin([job.key for job in jobs]), :]
 
 
 def _trained(job: Variant) -> str:
