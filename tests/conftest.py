@@ -35,6 +35,13 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _settings():
+    """Whatever a test does to matplotlib's settings, a style of notebooks for example, ends."""
+    with mpl.rc_context():
+        yield
+
+
 @pytest.fixture
 def ax():
     """Axes of a figure that is closed afterwards."""
