@@ -224,9 +224,16 @@ def _jobs(studies: Iterable[str], profile_name: str) -> list[Variant]:
 
 
 def run(studies: Sequence[str], profile_name: str, *, workers: int = 1) -> None:
-    """Run what is missing of some studies, `workers` trainings at a time (0: in this process)."""
+    """Run what is missing of some studies, `workers` trainings at a time (0: in this process).
+
+    Missing is what has neither been run here nor committed rows.
+    """
     by_run: dict[str, list[Variant]] = {}
+    published = [results.read(study, profile_name) for study in studies]
+    known = {key for table in published if table is not None for key in table["key"]}
     for job in _jobs(studies, profile_name):
+        if job.key in known:
+            continue
         by_run.setdefault(str(experiments.run_directory(job.run)), []).append(job)
         experiments.store(job.run).generate()
     with tqdm(total=len(by_run), desc="studies", unit="run") as bar:
