@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,8 +26,12 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+@cache
 def git_hash() -> str:
-    """Return the commit, with a plus sign if files differ from it; "unknown" outside git."""
+    """Return the commit, with a plus sign if files differ from it; "unknown" outside git.
+
+    Asked once: what a process then writes changes files, but not the code that it runs.
+    """
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
