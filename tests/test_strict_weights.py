@@ -54,7 +54,9 @@ def test_bare_weights_only_where_they_are_taken(path):
 @pytest.mark.parametrize("bare", [False, True])
 def test_another_top_level_is_refused(path, content, bare):
     saved(path, content)
-    with pytest.raises(ValueError, match=r"net\.pth: expected 'state_dict' and at most \['meta'\]"):
+    with pytest.raises(
+        ValueError, match=r"net\.pth: expected 'state_dict' and at most \['meta'\]"
+    ):
         load(path, "state_dict", {"meta"}, bare=bare)
 
 
@@ -115,10 +117,11 @@ def test_permutations_must_fit_their_inverses():
     [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2],
 )
 def test_filling_keeps_precision_and_what_is_not_given(stored, kept):
-    model = nn.Sequential(OrderedDict(a=nn.Linear(3, 2), b=nn.Linear(2, 1))).train()
-    before = model.b.weight.detach().clone()
+    model = nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.Linear(2, 1)}).train()
+    before = model.state_dict()["b.weight"].clone()
     fill(model, {key: value.to(stored) for key, value in STATE.items()})
-    assert model.a.weight.dtype == kept
-    assert torch.equal(model.a.weight.float(), STATE["a.weight"])
-    assert torch.equal(model.b.weight.float(), before)
+    found = model.state_dict()
+    assert found["a.weight"].dtype == kept
+    assert torch.equal(found["a.weight"].float(), STATE["a.weight"])
+    assert torch.equal(found["b.weight"].float(), before)
     assert not model.training
