@@ -41,6 +41,7 @@ LAYERS = (
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
+    | {"keypoint_files"}
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"}
