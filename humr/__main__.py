@@ -158,7 +158,8 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(run=photo)
 
     add = commands.add_parser("data", help="the detector's files and other data")
-    add.add_argument("action", choices=["status", "fetch", "licensed", "samples"])
+    actions = ["status", "fetch", "licensed", "samples"]
+    add.add_argument("action", choices=actions, help="samples takes data sets: data/README.md")
     add.set_defaults(run=data)
 
     add = commands.add_parser("notebooks", help="execute and rewrite the committed notebooks")
