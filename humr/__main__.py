@@ -88,11 +88,13 @@ def notebooks(python: str, options: argparse.Namespace) -> int:
 
 
 def data(python: str, options: argparse.Namespace) -> int:
-    """Say which data files are here, or fetch those that can be fetched."""
+    """Say which data files are here, fetch those that can be fetched, or make what is made."""
     if options.action == "fetch":
         return fetch(python)
     if options.action == "licensed":
         return call(python, "humr.inventory")
+    if options.action == "samples":
+        return call(python, "humr.heatmap_precompute", *options.rest)
     for row in assets.status():
         size = int(row["bytes"]) / 1e6
         say(f"{row['state']:<11} {row['name']:<15} {size:5.1f} MB  {row['licence']}")
@@ -156,7 +158,8 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(run=photo)
 
     add = commands.add_parser("data", help="the detector's files and other data")
-    add.add_argument("action", choices=["status", "fetch", "licensed"])
+    actions = ["status", "fetch", "licensed", "samples"]
+    add.add_argument("action", choices=actions, help="samples takes data sets: data/README.md")
     add.set_defaults(run=data)
 
     add = commands.add_parser("notebooks", help="execute and rewrite the committed notebooks")
@@ -178,7 +181,8 @@ def main() -> int:
     """Read the command line, make sure of the environment, do the command."""
     options, rest = parser().parse_known_args()
     options.rest = rest
-    if rest and options.run not in (test, forward):
+    takes_rest = options.run in (test, forward) or vars(options).get("action") == "samples"
+    if rest and not takes_rest:
         parser().error(f"unrecognised arguments: {' '.join(rest)}")
     try:
         python = environment.ensure()

@@ -114,6 +114,33 @@ def read_annotations(name: str, *, root: Path = LICENSED) -> Annotations:
     )
 
 
+@dataclass(frozen=True)
+class Boxes:
+    """Where the people of one data set are; all that a 2D detector needs of an annotation file."""
+
+    name: str
+    image: np.ndarray  # (people,) as in `Annotations`, as the others
+    box: Float[Tensor, "people 3"]
+    mask_valid: Bool[Tensor, " people"]
+
+    def __len__(self) -> int:
+        return len(self.box)
+
+
+def read_boxes(name: str, *, root: Path = LICENSED) -> Boxes:
+    """Read the boxes of all rows; the file may lack detections, poses and labels."""
+    path = root / "annotations" / data_set(name).annotations
+    optional = ("object_occlusion", "valid_emdb_mask")
+    arrays = read_npz(path, ("imgname", "center", "scale"), optional=optional)
+    count = len(arrays["imgname"])
+    centre = _checked(path, "center", arrays["center"], (count, 2))
+    side = _side(path, _checked(path, "scale", arrays["scale"], (count,)))
+    return Boxes(
+        name, _texts(arrays["imgname"]), torch.cat([centre, side], -1),
+        _mask_valid(path, arrays, count),
+    )  # fmt: skip
+
+
 def well_detected(people: Annotations) -> Bool[Tensor, " people"]:
     r"""Say which people of a training set the official code keeps.
 

@@ -15,7 +15,7 @@ from humr.annotations import BETAS, JOINTS
 from humr.environment import say
 from humr.file_checks import Shape
 from humr.h36m import read_cameras
-from humr.licensed import LICENSED, SETS, DataSet, shown
+from humr.licensed import LICENSED, SETS, VITPOSE, DataSet, shown
 
 MESH = {
     "training": "training as in the paper",
@@ -207,14 +207,14 @@ def _helpers() -> list[Entry]:
 
 
 def _weights() -> list[Entry]:
-    def entry(name: str, least: int, *parts: str) -> Entry:
-        check = partial(checks.large_file, least=least)
-        return Entry("weights", "HuMR weights", (f"ckpt/{name}",), check, parts)
+    def entry(names: tuple[str, ...], least: int, *parts: str) -> Entry:
+        check, paths = partial(checks.large_file, least=least), (f"ckpt/{n}" for n in names)
+        return Entry("weights", "HuMR weights", tuple(paths), check, parts)
 
     return [
-        entry("bedlam_cliff_3dpw_ft_backbone.pth", 100, "training", "weights"),
-        entry("humr_best.ckpt", 100, "weights"),
-        entry("vitpose-h-multi-coco.pth", 500, "weights"),
+        entry(("bedlam_cliff_3dpw_ft_backbone.pth",), 100, "training", "weights"),
+        entry(("humr_best.ckpt",), 100, "weights"),
+        entry(VITPOSE, 500, "weights"),  # and `data samples`
     ]
 
 

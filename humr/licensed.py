@@ -11,6 +11,8 @@ from pathlib import Path
 from humr.paths import DATA
 
 LICENSED = DATA / "licensed"
+# Names of ViTPose-H's weights in `ckpt`: HuMR's, then those of others; the first that is there.
+VITPOSE = ("vitpose-h-multi-coco.pth", "vitpose-h-coco.pth", "vitpose-h.pth")
 # BEDLAM's scenes by the names that HuMR's code gives them: folder of the images, which names the
 # annotation file too.
 _BEDLAM: Mapping[str, str] = {

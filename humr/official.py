@@ -1,11 +1,8 @@
 r"""Official checkpoints become our networks: HuMR (WACV 2025) and the lifting flow (ICCV 2021).
 
-Reading is strict: every tensor of the network must be there, with its shape, and nothing else.
+Reading is strict and runs nothing that is in a file (`strict_weights`).
 What comes out is `mesh.Humr` with its image backbone, or `lifting.LiftingFlow`; `convert_humr`
 and `convert_lifting` write them as checkpoints of ours, and from there on nothing is special.
-
-Files are pickles. They are read without running anything that is in them: tensors, plain values,
-and settings of the package yacs, which become dictionaries.
 
 **Lifting.** The official vectors are $(x_0 \ldots x_{15}, y_0 \ldots, z_0 \ldots)$, ours are joint
 after joint, and the first coupling's halves differ as sets: no reordering of weights can help.
@@ -21,12 +18,9 @@ limit and the rows that predict $u$ are multiplied by $\kappa$.
 
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +35,7 @@ from humr.hrnet import HRNet
 from humr.lifting import LATENT, POINTS, POSE, LiftingFlow
 from humr.lifting_config import LiftingModel, LiftingRun
 from humr.mesh import Humr
-from humr.paths import DATA
+from humr.strict_weights import check, fill, label, load
 
 LIGHTNING = {"state_dict", "epoch", "global_step", "pytorch-lightning_version", "optimizer_states",
              "lr_schedulers", "callbacks", "loops", "hyper_parameters"}  # fmt: skip
@@ -51,92 +45,6 @@ OURS_ALONE = ("encoder.feature_mean", "encoder.feature_std", "flow.mean", "flow.
 CHANNELS = 15  # all four branches of the backbone, in widths of the finest
 LIFTING = LiftingModel(hidden=1028)
 SLOPE = 0.636  # FrEIA's 2 / pi
-EXAMPLES = 5  # names in an error
-
-
-# ------------------------------------------------------------------------------ files
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(DATA)) if path.is_relative_to(DATA) else path.name
-
-
-def _load(path: Path, required: str, known: set[str]) -> dict[str, Any]:
-    """Read a file of torch without running what is in it, and check its top level."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {_shown(path)}: download it and put it there")
-    harmless: Any = [(OrderedDict, "yacs.config.CfgNode")]  # settings; only their values are read
-    try:
-        with torch.serialization.safe_globals(harmless):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(_unreadable(path, str(error))) from error
-    keys = set(content) if isinstance(content, Mapping) else set()
-    if required not in keys or keys - known or not isinstance(content[required], Mapping):
-        raise ValueError(
-            f"{_shown(path)}: expected {required!r} and at most {sorted(known - {required})} "
-            f"beside it; got {sorted(map(str, keys))[:12] or type(content).__name__}. Usual "
-            "cause: a checkpoint of another project, or bare weights"
-        )
-    return dict(content)
-
-
-def _unreadable(path: Path, reason: str) -> str:
-    found = re.search(r"GLOBAL (\S+)", reason)
-    if found is None:
-        first = reason.splitlines()[0] if reason else "it ends too early"
-        return (
-            f"{_shown(path)} cannot be read as a file of torch: {first}. Usual cause: a broken or "
-            "partial download; get it again"
-        )
-    return (
-        f"{_shown(path)} holds {found[1]} beside tensors and plain values; reading that could run "
-        "code, so the file is refused. If you trust who made it: read it where its own project "
-        "is installed, and write the weights alone, torch.save({'state_dict': ...}, new) for "
-        "HuMR and torch.save({'net': ...}, new) for ICCV 2021"
-    )
-
-
-def _check(name: str, state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Refuse a state dict that is not exactly the network's: one error names what is wrong."""
-    shared = [key for key in expected if key in state]
-    wrong = [
-        f"{key} {tuple(getattr(state[key], 'shape', ()))}, expected {tuple(expected[key].shape)}"
-        for key in shared
-        if getattr(state[key], "shape", None) != expected[key].shape
-    ]
-    faults = {
-        "missing": [key for key in expected if key not in state],
-        "unknown": [str(key) for key in state if key not in expected],
-        "of another shape": wrong,
-    }
-    if not any(faults.values()):
-        perms = [key for key in shared if key.endswith(".perm")]
-        faults["no permutation and its inverse"] = [k for k in perms if not _inverts(state, k)]
-    if any(faults.values()):
-        listed = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:EXAMPLES])}{', ...' * (len(keys) > EXAMPLES)})"
-            for what, keys in faults.items()
-            if keys
-        )
-        raise ValueError(
-            f"{name} is not the network that was expected. Tensors: {listed}. Usual cause: a "
-            "checkpoint of another model, or of the same with other sizes"
-        )
-
-
-def _inverts(state: Mapping[str, Tensor], key: str) -> bool:
-    order, inverse = state[key], state[f"{key}_inv"]
-    same = torch.equal(order.sort().values, torch.arange(len(order)).to(order))
-    return same and torch.equal(order.argsort(), inverse)
-
-
-def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Copy values into a model, in single precision or, if they have more, in double."""
-    kinds = [v.dtype for v in values.values() if v.is_floating_point()]
-    model.to(torch.promote_types(torch.float32, kinds[0]))
-    model.load_state_dict({**model.state_dict(), **values})
-    model.eval()
 
 
 # ------------------------------------------------------------------------------- HuMR
@@ -152,12 +60,12 @@ def read_humr(path: Path, model: Model | None = None) -> tuple[Humr, HRNet, Mode
         path: the `.ckpt` file.
         model: sizes other than the paper's.
     """
-    content = _load(path, "state_dict", LIGHTNING)
+    content = load(path, "state_dict", LIGHTNING)
     model = model or Model()
     settings = content.get("hyper_parameters") or {}
     clamp = settings.get("FREIA_NF", {}).get("CLAMP", model.clamp)
     model = replace(model, clamp=float(clamp))
-    humr, backbone = humr_from_official(content["state_dict"], model, name=_shown(path))
+    humr, backbone = humr_from_official(content["state_dict"], model, name=label(path))
     return humr, backbone, model
 
 
@@ -167,15 +75,15 @@ def humr_from_official(
     """Build network and backbone from an official state dict; `name` is for errors."""
     humr, backbone = Humr(model), HRNet(model.features // CHANNELS)
     weights = {key: value for key, value in state.items() if not _ignored(str(key))}
-    _check(name, weights, humr_to_official(humr, backbone))
+    check(name, weights, humr_to_official(humr, backbone))
     weights = {key.removeprefix("model."): value for key, value in weights.items()}
     start = torch.cat([weights["head.init_shape"], weights["head.init_cam"]], -1)[0]
     own = {ours: weights[theirs] for ours, theirs in _humr_names(humr)}
-    _fill(humr, {**own, "head.start": start})
+    fill(humr, {**own, "head.start": start})
     parts = {
         k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")
     }
-    _fill(backbone, parts)
+    fill(backbone, parts)
     return humr, backbone
 
 
@@ -207,7 +115,7 @@ def convert_humr(path: Path, stem: Path, model: Model | None = None) -> None:
     `experiments.load(stem)` reads the first, `checkpoints.load_model` the second.
     """
     humr, backbone, model = read_humr(path, model)
-    about = {"name": "official", "official": _shown(path), "sha256": digest(path)}
+    about = {"name": "official", "official": label(path), "sha256": digest(path)}
     width = {"system": "hrnet", "width": model.features // CHANNELS}
     save_model(stem.with_name(f"{stem.name}-backbone"), backbone, {**about, **width})
     save_model(stem, humr, {**about, "system": "humr", "run": {"model": to_dict(model)}})
@@ -227,8 +135,8 @@ def read_lifting(
         slope: 0.636 for the function that was trained; 2 / pi for the one that is printed, which
             has log-scales 0.1 % larger with the same weights.
     """
-    net = _load(path, "net", {"net", "opt"})["net"]
-    return lifting_from_official(net, sizes, slope=slope, name=_shown(path))
+    net = load(path, "net", {"net", "opt"})["net"]
+    return lifting_from_official(net, sizes, slope=slope, name=label(path))
 
 
 def lifting_from_official(
@@ -245,9 +153,9 @@ def lifting_from_official(
     )
     model = LiftingFlow(config)
     weights = {key: value for key, value in state.items() if "tmp_var" not in str(key)}
-    _check(name, weights, lifting_to_official(model))
+    check(name, weights, lifting_to_official(model))
     own = {ours: _scaled(theirs, weights[theirs], kappa) for ours, theirs in _lifting_names(model)}
-    _fill(model, own)
+    fill(model, own)
     for parameter in model.flow.module_list[0].parameters():
         nn.init.zeros_(parameter)
     permutations = [m for m in model.flow.module_list if isinstance(m, FixedPermutation)]
@@ -272,7 +180,7 @@ def lifting_to_official(model: LiftingFlow, *, slope: float = SLOPE) -> dict[str
 def convert_lifting(path: Path, stem: Path, sizes: LiftingModel = LIFTING) -> None:
     """Write the `model.pt` of ICCV 2021 as `stem.*`, which `experiments.load(stem)` reads."""
     model, config = read_lifting(path, sizes)
-    about = {"name": "official", "official": _shown(path), "sha256": digest(path)}
+    about = {"name": "official", "official": label(path), "sha256": digest(path)}
     run = to_dict(LiftingRun(model=config))
     save_model(stem, model, {**about, "system": "lifting", "run": run})
 

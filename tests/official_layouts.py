@@ -97,6 +97,28 @@ def lifting_shapes(*, hidden=1028, condition_hidden=256, condition_width=56, blo
     return shapes | _linear("cond_net.2", condition_hidden, condition_width)
 
 
+def vitpose_shapes(*, width=1280, depth=32, filters=256, tokens=192):
+    """Shapes of the tensors of ViTPose with its simple decoder by name."""
+    shapes: dict[str, tuple[int, ...]] = {"backbone.pos_embed": (1, tokens + 1, width)}
+    shapes["backbone.patch_embed.proj.weight"] = (width, 3, 16, 16)
+    shapes["backbone.patch_embed.proj.bias"] = (width,)
+    for n in range(depth):
+        block = f"backbone.blocks.{n}"
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{block}.{norm}.{part}": (width,) for part in ("weight", "bias")}
+        shapes |= _linear(f"{block}.attn.qkv", width, 3 * width)
+        shapes |= _linear(f"{block}.attn.proj", width, width)
+        shapes |= _linear(f"{block}.mlp.fc1", width, 4 * width)
+        shapes |= _linear(f"{block}.mlp.fc2", 4 * width, width)
+    shapes |= {f"backbone.last_norm.{part}": (width,) for part in ("weight", "bias")}
+    for number, inputs in ((0, width), (3, filters)):
+        deconvolution, norm = (f"keypoint_head.deconv_layers.{k}" for k in (number, number + 1))
+        shapes[f"{deconvolution}.weight"] = (inputs, filters, 4, 4)
+        shapes |= _norm(norm, filters)
+    final = "keypoint_head.final_layer"
+    return shapes | {f"{final}.weight": (17, filters, 1, 1), f"{final}.bias": (17,)}
+
+
 def random_state(shapes, generator, dtype=torch.float32):
     """A state dict of random values of sensible size; permutations as FrEIA draws them."""
     state = {}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from formats import write_annotations
 
-from humr.annotations import OPENPOSE25, read_annotations, well_detected
+from humr.annotations import OPENPOSE25, read_annotations, read_boxes, well_detected
 from humr.licensed import SETS
 from humr.skeletons import COCO17, index_map
 
@@ -164,3 +164,28 @@ def test_missing_files_and_sets(tmp_path):
         read_annotations("agora-bfh", root=tmp_path)
     with pytest.raises(ValueError, match="no data set 'agora'"):
         read_annotations("agora", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_boxes_are_those_of_the_annotations(tmp_path, name):
+    write_annotations(tmp_path, name)
+    people, boxes = read_annotations(name, root=tmp_path), read_boxes(name, root=tmp_path)
+    assert len(boxes) == 5
+    assert boxes.name == name
+    assert boxes.image.tolist() == people.image.tolist()
+    assert torch.equal(boxes.box, people.box)
+    assert torch.equal(boxes.mask_valid, people.mask_valid)
+
+
+def test_boxes_need_neither_detections_nor_labels(tmp_path):
+    bare = dict.fromkeys(("vitpose", "pose_cam", "shape", "gtkps", "gt_coco_25j"))
+    arrays = write_annotations(tmp_path, "static-gym", **bare, object_occlusion=None)
+    boxes = read_boxes("static-gym", root=tmp_path)
+    np.testing.assert_allclose(boxes.box[:, 2], 200 * arrays["scale"], atol=1e-4)
+    assert not boxes.mask_valid.any()
+    write_annotations(tmp_path, "static-gym", **bare, scale=np.zeros(5))
+    with pytest.raises(ValueError, match="scale must be above 0"):
+        read_boxes("static-gym", root=tmp_path)
+    write_annotations(tmp_path, "static-gym", center=None)
+    with pytest.raises(ValueError, match="lacks center"):
+        read_boxes("static-gym", root=tmp_path)

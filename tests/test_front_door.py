@@ -239,6 +239,14 @@ def test_test_hands_arguments_to_pytest(monkeypatch, calls):
     assert calls == [("pytest", "-k", "flows", "tests/test_flows.py")]
 
 
+def test_data_samples_hands_arguments_on_in_their_order(monkeypatch, calls):
+    words = ("static-gym", "--batch", "8", "agora-body", "--without-masks")
+    assert run(monkeypatch, "data", "samples", *words) == 0
+    assert calls == [("humr.heatmap_precompute", *words)]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "data", "status", "static-gym")
+
+
 def test_an_unknown_notebook_is_one_clear_line(monkeypatch, calls, capsys):
     assert run(monkeypatch, "reproduce", "--only", "98") == 1
     assert "no notebook with number 98; there are:" in capsys.readouterr().out

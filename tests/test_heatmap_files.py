@@ -7,7 +7,7 @@ import pytest
 import torch
 from formats import heatmap_samples, write_heatmap_samples
 
-from humr.heatmap_files import read_file, read_samples, sample_path
+from humr.heatmap_files import read_file, read_samples, sample_path, write_file
 
 
 @pytest.fixture
@@ -87,3 +87,25 @@ def test_wrong_contents(tmp_path, values, message):
         np.save(file, values)
     with pytest.raises(ValueError, match=message):
         read_file(path)
+
+
+def test_written_files_are_read_and_always_the_same(tmp_path):
+    first, second = (sample_path("agora-bfh", row, root=tmp_path) for row in (3, 4))
+    values = heatmap_samples(3)
+    write_file(first, values)
+    write_file(second, values)
+    np.testing.assert_array_equal(read_file(first), values.astype(np.float32))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes()[4:8] == bytes(4)  # no time
+    with gzip.open(first) as file:
+        assert np.load(file).dtype == np.float32
+    assert len(list(first.parent.iterdir())) == 2
+
+
+def test_what_is_not_finite_is_not_written(tmp_path):
+    values = heatmap_samples(3)
+    values[7, 2, 1] = np.nan
+    path = sample_path("agora-bfh", 3, root=tmp_path)
+    with pytest.raises(ValueError, match=r"0000003\.npy\.gz: samples must be finite numbers"):
+        write_file(path, values)
+    assert not path.exists()

@@ -113,6 +113,14 @@ def test_wrong_folders_and_files(tmp_path):
     assert "must hold 17 P*/*/P*_data.pkl or more; got 1" in remarks[0]
 
 
+def test_weights_of_vitpose_may_have_other_names(tmp_path):
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt/vitpose-h.pth").write_text("<html>not found</html>")
+    assert "must have 500 MB or more" in state(tmp_path, "ckpt/vitpose-h.pth").remark
+    (tmp_path / "ckpt/vitpose-h.pth").unlink()
+    assert state(tmp_path, "ckpt/vitpose-h-multi-coco.pth").state == "missing"
+
+
 def smpl(**changes):
     regressor = sparse.csc_matrix(([1.0], ([3], [6000])), shape=(24, 6890))
     content = {"v_template": np.zeros((6890, 3)), "J_regressor": regressor,

@@ -35,16 +35,17 @@ LAYERS = (
         "npz_files",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
-    | {"hrnet", "hdf5"}
+    | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
+    | {"keypoint_files"}
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"}
-    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files"},
+    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "heatmap_precompute"},
     {"mesh", "objective", "measures", "lifting", "official"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
