@@ -24,6 +24,7 @@ from torch import Tensor, nn
 SWITCHES = ("products", "tf32", "compiled", "graphs")
 EXACT = 1e-5  # relative error of a float32 product: sums of a thousand terms reach 1e-6
 FASTER = 1.1  # times; below this the other products are not worth a global flag
+_ONEDNN: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
 _SHAPE = (64, 1024, 1024)  # of the product that is tested: images, width, width
 
 
@@ -67,7 +68,7 @@ def _products(stack: ExitStack) -> bool:
     if not other_products_pay():
         _warn("products: no full precision or no gain on this processor; the usual ones are used")
         return False
-    stack.enter_context(_flag(torch.backends.mkldnn.matmul, "bf16"))
+    stack.enter_context(_flag(_ONEDNN, "bf16"))
     return True
 
 
@@ -100,7 +101,7 @@ def other_products_pay(repeats: int = 5) -> bool:
     b = torch.randn(inner, columns, generator=generator)
     truth = a.double() @ b.double()
     usual = _seconds(lambda: a @ b, repeats)
-    with _flag(torch.backends.mkldnn.matmul, "bf16"):
+    with _flag(_ONEDNN, "bf16"):
         error = ((a @ b - truth).norm() / truth.norm()).item()
         other = _seconds(lambda: a @ b, repeats)
     return error < EXACT and usual > FASTER * other
@@ -149,7 +150,8 @@ class Compiled:
 def compile_couplings(flow: nn.Module, *, graphs: bool = False) -> None:
     """Compile what a flow does between noise and data; `uncompile` takes it back."""
     options = {"mode": "reduce-overhead"} if graphs else {}
-    flow.__dict__["_transform"] = Compiled(flow._transform, **options)
+    couplings: Any = flow._transform
+    flow.__dict__["_transform"] = Compiled(couplings, **options)
 
 
 def uncompile(flow: nn.Module) -> None:

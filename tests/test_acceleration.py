@@ -38,7 +38,7 @@ def turned_on(switches):
 
 
 def precision():
-    return torch.backends.mkldnn.matmul.fp32_precision
+    return acceleration._ONEDNN.fp32_precision
 
 
 @pytest.fixture

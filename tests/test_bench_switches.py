@@ -44,9 +44,9 @@ def test_the_switch_is_on_during_the_work_only(monkeypatch):
     monkeypatch.setattr(
         bench_switches.workloads.Training,
         "gradients",
-        lambda self: seen.append(torch.backends.mkldnn.matmul.fp32_precision) or torch.zeros(()),
+        lambda self: seen.append(acceleration._ONEDNN.fp32_precision) or torch.zeros(()),
     )
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    before = acceleration._ONEDNN.fp32_precision
     bench_switches.works("training", SMALL, "cpu", ["products"])
     assert seen == ["bf16", before]  # in the form, and in the usual one
 
