@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from humr import stopwatch
+from humr import bench_switches, stopwatch
 from humr.bench_parts import GROUPS, SIZES
 from humr.environment import say
 from humr.experiments import write_rows
@@ -23,13 +23,22 @@ from humr.provenance import provenance
 
 
 def measure(
-    groups: Sequence[str], size: str, *, repeats: int, device: str = "cpu"
+    groups: Sequence[str],
+    size: str,
+    *,
+    repeats: int,
+    device: str = "cpu",
+    forms: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Time some groups of works; returns all repeats, and what each work costs (see `table`)."""
+    """Time some groups of works; returns all repeats, and what each work costs (see `table`).
+
+    `forms`: of training and evaluation also these forms (`bench_switches.FORMS`).
+    """
     seconds, costs = [], []
     for group in groups:
         say(f"{group}, {size} sizes: {repeats} repeats")
         works = GROUPS[group](SIZES[size], device)
+        works += bench_switches.works(group, SIZES[size], device, forms)
         seconds.append(stopwatch.timed(works, repeats=repeats, device=device).assign(group=group))
         costs.append(stopwatch.costs(works, device=device).assign(group=group))
     return pd.concat(seconds, ignore_index=True), pd.concat(costs, ignore_index=True)
@@ -40,7 +49,7 @@ def table(seconds: pd.DataFrame, costs: pd.DataFrame, floor: stopwatch.Floor) ->
 
     Columns: `wall` and `user` (median seconds), `per second` (by wall), `of floor` (share of the
     wall time that the matrix products alone would take), `memory` (MB at the peak), and the same
-    clocks and memory of the plain form as multiples of ours.
+    clocks and memory of the other forms as multiples of ours.
     """
     found = stopwatch.compared(seconds)
     by_form = costs.pivot(index="name", columns="form", values=["operations", "memory"])
@@ -48,8 +57,8 @@ def table(seconds: pd.DataFrame, costs: pd.DataFrame, floor: stopwatch.Floor) ->
     found["per second"] = found["count"] / found["wall"]
     found["of floor"] = ours["operations", "humr"] / floor.flops / found["wall"]
     found["memory"] = ours["memory", "humr"]
-    if ("memory", "plain") in ours:
-        found["memory_plain"] = ours["memory", "plain"] / ours["memory", "humr"].clip(lower=1)
+    for form in by_form.columns.get_level_values("form").unique().drop("humr"):
+        found[f"memory_{form}"] = ours["memory", form] / ours["memory", "humr"].clip(lower=1)
     return found.drop(columns="count")
 
 
@@ -78,12 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--forms", nargs="+", choices=bench_switches.FORMS, default=[])
     parser.add_argument("--publish", action="store_true", help="store in data/results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     limit = stopwatch.floor(options.device)
     groups = options.groups or list(GROUPS)
-    seconds, costs = measure(groups, options.size, repeats=options.repeats, device=options.device)
+    seconds, costs = measure(
+        groups,
+        options.size,
+        repeats=options.repeats,
+        device=options.device,
+        forms=options.forms,
+    )
     about = {**provenance(options.device), "size": options.size, "floor": vars(limit)}
     folder = DATA / "results" if options.publish else RUNS / "bench"
     path = folder / f"bench-{options.device}-{options.threads}-{options.size}.parquet"

@@ -46,11 +46,11 @@ def plain_form() -> ModuleType | None:
     return module
 
 
-def agree(what: str, ours: Tensor, plain: Tensor) -> None:
+def agree(what: str, ours: Tensor, other: Tensor, limit: float = AGREE) -> None:
     """Refuse to time two things that are not the same."""
-    error = ((ours - plain).abs() / plain.abs().clamp_min(1)).nan_to_num().max().item()
-    if error > AGREE:
-        raise ArithmeticError(f"{what}: fast and plain form differ by {error:.1e} (> {AGREE:g})")
+    error = ((ours - other).abs() / other.abs().clamp_min(1)).nan_to_num().max().item()
+    if error > limit:
+        raise ArithmeticError(f"{what}: the forms differ by {error:.1e} (> {limit:g})")
 
 
 def _works(parts: dict[str, Step], form: str, count: int) -> list[Work]:
@@ -130,7 +130,8 @@ def _plain_training(plain: ModuleType, ours: workloads.Training, noise: Tensor) 
 
     def total(given: Tensor, blur: Tensor) -> Tensor:
         found = plain.terms(model, body, batch, given, blur, samples=count, context=ours.context)
-        return ours.objective.total(found)
+        weights = ours.objective.weights
+        return ours.objective.total({k: v for k, v in found.items() if getattr(weights, k) > 0})
 
     def step() -> None:
         loss = total(noise, torch.zeros_like(noise[:, 0]))

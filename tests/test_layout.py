@@ -37,7 +37,8 @@ LAYERS = (
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
-    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
+    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"}
+    | {"acceleration", "capacity"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
@@ -53,7 +54,7 @@ LAYERS = (
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels"}
     | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
-    | {"streams", "workloads", "bench_parts", "bench"},
+    | {"streams", "workloads", "bench_parts", "bench_switches", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
