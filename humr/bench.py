@@ -47,13 +47,14 @@ def measure(
 def table(seconds: pd.DataFrame, costs: pd.DataFrame, floor: stopwatch.Floor) -> pd.DataFrame:
     """One row per work in our form.
 
-    Columns: `wall` and `user` (median seconds), `per second` (by wall), `of floor` (share of the
-    wall time that the matrix products alone would take), `memory` (MB at the peak), and the same
-    clocks and memory of the other forms as multiples of ours.
+    Columns: `group`, `wall` and `user` (median seconds), `per second` (by wall), `of floor` (share
+    of the wall time that the matrix products alone would take), `memory` (MB at the peak), and the
+    same clocks and memory of the other forms as multiples of ours.
     """
     found = stopwatch.compared(seconds)
     by_form = costs.pivot(index="name", columns="form", values=["operations", "memory"])
     ours = by_form.loc[found.index]
+    found.insert(0, "group", costs.groupby("name")["group"].first())
     found["per second"] = found["count"] / found["wall"]
     found["of floor"] = ours["operations", "humr"] / floor.flops / found["wall"]
     found["memory"] = ours["memory", "humr"]
@@ -77,6 +78,16 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     both, limit = pd.read_parquet(path), stopwatch.Floor(**about["floor"])
     columns = ["group", "name", "form", "operations", "memory"]
     return table(both, pd.DataFrame(both, columns=columns).drop_duplicates(), limit), about
+
+
+def published() -> dict[str, tuple[pd.DataFrame, dict[str, object]]]:
+    """Read all committed tables, by device, threads and sizes: "cpu, 1 thread, paper sizes"."""
+    found = {}
+    for path in sorted((DATA / "results").glob("bench-*.parquet")):
+        _, device, threads, size = path.stem.split("-")
+        count = f"{threads} thread" + "s" * (threads != "1")
+        found[f"{device}, {count}, {size} sizes"] = read(path)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

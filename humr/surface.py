@@ -1,11 +1,15 @@
 """Errors of whole surfaces for any number of hypotheses: no mesh outlives its own image."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from humr.bodies import Body
+from humr.bodies import Body, pose_features
 from humr.metrics import vertex_areas
+
+TILE = 512  # vertices at a time: what is computed of them stays in the processor's cache
 
 
 def vertex_weights(body: Body) -> Float[Tensor, "vertices 2"]:
@@ -20,22 +24,29 @@ def posed_planes(
     rotations: Float[Tensor, "hypotheses 22 3 3"],
     betas: Float[Tensor, " betas"],
     shift: Float[Tensor, "hypotheses 3"],
-) -> Float[Tensor, "3 hypotheses vertices"]:
-    r"""Return the vertices of one shape in many poses: a plane of x, one of y, one of z.
+) -> Iterator[Float[Tensor, "3 hypotheses tile"]]:
+    r"""Yield the vertices of one shape in many poses, `TILE` at a time: planes of x, of y, of z.
 
     Vertex $v$ moves to $\sum_k w_{vk} (A_k v + a_k)$. For one shape this is a product of two
-    matrices, $[A_k, a_k]$ of every pose and $w_{vk} (v, 1)$ of every vertex, which is much faster
-    than one small product per vertex. Pose correctives change the shape with the pose, so bodies
-    that have them go the general way.
+    matrices, $[A_k, a_k]$ of every pose and $w_{vk} (v, 1)$ of every vertex. Pose correctives
+    change $v$ with the pose; then $\sum_k w_{vk} [A_k, a_k]$ comes first.
     """
-    if body.pose_directions is not None:
-        return (body.vertices(rotations, betas) + shift[:, None]).permute(2, 0, 1).contiguous()
-    rest = torch.nn.functional.pad(body.rest_vertices(betas), (0, 1), value=1.0)
-    by_vertex = (body.weights[:, :, None] * rest[:, None]).flatten(1)
+    rest = body.rest_vertices(betas)
     linear, offset = body.skinning_transforms(rotations, betas)
     transforms = torch.cat([linear, (offset + shift[:, None])[..., None]], -1)
-    by_pose = transforms.permute(2, 0, 1, 3).flatten(2)
-    return by_pose @ by_vertex.T
+    tiles = zip(body.weights.split(TILE), rest.split(TILE), strict=True)
+    if body.pose_directions is None:
+        by_pose = transforms.permute(2, 0, 1, 3).flatten(2)
+        for weights, points in tiles:
+            points = torch.nn.functional.pad(points, (0, 1), value=1.0)
+            yield by_pose @ (weights[:, :, None] * points[:, None]).flatten(1).T
+        return
+    by_entry, features = transforms.permute(2, 3, 0, 1), pose_features(rotations)
+    correctives = body.pose_directions.split(TILE)
+    for (weights, points), directions in zip(tiles, correctives, strict=True):
+        bent = features @ directions.permute(1, 2, 0) + points.T[:, None]
+        moves = by_entry @ weights.T  # (3, 4, hypotheses, tile)
+        yield (moves[:, :3] * bent).sum(1) + moves[:, 3]
 
 
 def surface_errors(
@@ -48,12 +59,20 @@ def surface_errors(
 ) -> tuple[Float[Tensor, "batch hypotheses kinds"], Float[Tensor, "batch vertices 3"]]:
     """Return the weighted mean distances to the target, and the sum of all hypotheses' surfaces.
 
-    One image after the other: memory is that of `hypotheses` meshes, so pass them in pieces.
+    One image after the other, a tile of the vertices after the other: memory is that of a tile.
     """
     errors, totals = [], []
     for index in range(len(target)):
         planes = posed_planes(body, rotations[index], betas[index], shift[index])
-        totals.append(planes.sum(1).T)
-        planes -= target[index].T[:, None]
-        errors.append(planes.square_().sum(0).sqrt_() @ weights)
+        tiles = zip(planes, target[index].split(TILE), weights.split(TILE), strict=True)
+        parts = [_of_tile(*tile) for tile in tiles]
+        errors.append(torch.stack([error for error, _ in parts]).sum(0))
+        totals.append(torch.cat([total for _, total in parts]))
     return torch.stack(errors), torch.stack(totals)
+
+
+def _of_tile(planes: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted distances of some vertices, and the sum of all hypotheses' vertices."""
+    total = planes.sum(1).T
+    planes -= target.T[:, None]
+    return planes.square_().sum(0).sqrt_() @ weights, total

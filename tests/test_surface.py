@@ -4,7 +4,7 @@ import torch
 from humr.bodies import load_body
 from humr.metrics import pve, vertex_areas, weighted_pve
 from humr.rotations import rotvec_to_matrix
-from humr.surface import posed_planes, surface_errors, vertex_weights
+from humr.surface import TILE, posed_planes, surface_errors, vertex_weights
 
 DOUBLE = torch.float64
 
@@ -27,11 +27,13 @@ def test_planes_equal_vertices(corrected, generator):
     rotations = poses(4, generator=generator)
     betas = torch.randn(11, generator=generator, dtype=DOUBLE)
     shift = torch.randn(4, 3, generator=generator, dtype=DOUBLE)
-    planes = posed_planes(body, rotations, betas, shift)
+    tiles = list(posed_planes(body, rotations, betas, shift))
+    assert max(tile.shape[-1] for tile in tiles) == TILE < len(body.template)
+    planes = torch.cat(tiles, -1)
     expected = body.vertices(rotations, betas) + shift[:, None]
     # weights are stored as float32, so their sums are one to 1e-7
     torch.testing.assert_close(planes.permute(1, 2, 0), expected, atol=1e-6, rtol=0)
-    exact = posed_planes(body, rotations, betas, 0 * shift).permute(1, 2, 0)
+    exact = torch.cat(list(posed_planes(body, rotations, betas, 0 * shift)), -1).permute(1, 2, 0)
     torch.testing.assert_close(exact, expected - shift[:, None], atol=1e-12, rtol=0)
 
 
