@@ -33,6 +33,7 @@ LAYERS = (
         "licensed",
         "unpickle",
         "npz_files",
+        "skinning",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet", "hdf5"}
@@ -44,7 +45,7 @@ LAYERS = (
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"}
-    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files"},
+    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl"},
     {"mesh", "objective", "measures", "lifting", "official"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
