@@ -38,7 +38,7 @@ LAYERS = (
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet", "hdf5"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
-    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"},
+    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results", "paper_tables"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
@@ -46,12 +46,12 @@ LAYERS = (
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"}
     | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl"},
-    {"mesh", "objective", "measures", "lifting", "official"}
+    {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
-    | {"lifting_panels"}
+    | {"lifting_panels", "official_evaluation"}
     | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
     | {"streams", "workloads", "bench_parts", "bench"},
     {"__main__"},
