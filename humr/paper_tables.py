@@ -52,15 +52,21 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     pairs = rows[["variant", "data_set"]].drop_duplicates()
     for variant, data_set in pairs.itertuples(index=False, name=None):
-        part = rows[(rows["variant"] == variant) & (rows["data_set"] == data_set)]
+        part = _where(rows, variant=variant, data_set=data_set)
         for metric in _metrics(data_set, part):
-            each = [_mean(run, metric) for _, run in part.groupby("seed")]
+            each = [_mean(_where(part, seed=seed), metric) for seed in part["seed"].unique()]
             defined = [value for value, _ in each if np.isfinite(value)]
             if defined:
                 people = max(count for _, count in each)
                 line = {"variant": variant, "dataset": DATASETS[data_set], "metric": metric}
                 found.append(line | {"ours": float(np.mean(defined)), "people": people})
     return pd.DataFrame(found, columns=["variant", "dataset", "metric", "ours", "people"])
+
+
+def _where(rows: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """Rows whose columns have these values."""
+    chosen = np.logical_and.reduce([rows[name] == value for name, value in values.items()])
+    return rows.take(np.flatnonzero(chosen))
 
 
 def _check(rows: pd.DataFrame) -> None:
