@@ -7,9 +7,6 @@ Axes of the body: x to its left, y up, z to the front; metres. The first rotatio
 the pelvis, which is not the origin. No translation is added here.
 """
 
-from collections.abc import Sequence
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,14 @@ from torch import Tensor, nn
 
 from humr.body_files import ANCESTORS, BETAS, BodyParts, body_path, read_body
 from humr.skeletons import BODY22, COCO17, SMPLX55
+from humr.skinning import (
+    blend,
+    combine,
+    forward_kinematics,
+    pose_features,
+    skin,
+    skinning_transforms,
+)
 
 if TYPE_CHECKING:
     from smplx import SMPLXLayer
@@ -29,55 +34,6 @@ _SMPLX_VERTICES = 10475
 _SMPLX_FACE = {
     "nose": 9120, "right_eye": 9929, "left_eye": 9448, "right_ear": 616, "left_ear": 6,
 }  # fmt: skip
-
-
-def _levels(parents: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Joints grouped by their distance from the root."""
-    depth: list[int] = []
-    for parent in parents:
-        depth.append(0 if parent < 0 else depth[parent] + 1)
-    return tuple(
-        tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth) + 1)
-    )
-
-
-LEVELS = _levels(BODY22.parents)
-assert sum(LEVELS, ()) == tuple(range(len(BODY22))), "joints are numbered level by level"
-
-
-@cache
-def _steps(device: torch.device) -> tuple[tuple[slice, Tensor, Tensor], ...]:
-    """For each tree level: its joints, their parents, and the parents' places in their level.
-
-    Kept per device, so that no call copies indices to it.
-    """
-    steps = []
-    with torch.inference_mode(mode=False):  # an inference tensor could not serve in training later
-        for above, level in pairwise(LEVELS):
-            parents = [BODY22.parents[j] for j in level]
-            places = torch.tensor([above.index(p) for p in parents], device=device)
-            here = slice(level[0], level[-1] + 1)
-            steps.append((here, torch.tensor(parents, device=device), places))
-    return tuple(steps)
-
-
-def forward_kinematics(
-    rotations: Float[Tensor, "*#batch 22 3 3"], rest_joints: Float[Tensor, "*#batch 22 3"]
-) -> tuple[Float[Tensor, "*batch 22 3 3"], Float[Tensor, "*batch 22 3"]]:
-    """Turn local rotations into world rotations and joint positions, one tree level at a time.
-
-    R_j = R_parent L_j and p_j = p_parent + R_parent (J_j - J_parent); the root stays at J_0.
-    """
-    batch = torch.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
-    turned = [rotations[..., :1, :, :].expand(*batch, 1, 3, 3)]
-    placed = [rest_joints[..., :1, :].expand(*batch, 1, 3)]
-    for here, parents, among_parents in _steps(rotations.device):
-        parent_turned = turned[-1].index_select(-3, among_parents)
-        parent_placed = placed[-1].index_select(-2, among_parents)
-        offsets = rest_joints[..., here, :] - rest_joints.index_select(-2, parents)
-        turned.append(parent_turned @ rotations[..., here, :, :])
-        placed.append(parent_placed + (parent_turned @ offsets[..., None])[..., 0])
-    return torch.cat(turned, dim=-3), torch.cat(placed, dim=-2)
 
 
 class FoldedRegressor(nn.Module):
@@ -123,26 +79,12 @@ class FoldedRegressor(nn.Module):
         features: Float[Tensor, "*#batch features"] | None,
     ) -> Float[Tensor, "*batch outputs 3"]:
         """Apply to the skinning transforms x -> linear x + shift of the 22 joints."""
-        points = _blend(self.template, self.directions, betas)
+        points = blend(self.template, self.directions, betas)
         if features is not None and self.correctives is not None:
-            points = points + _combine(self.correctives, features)
+            points = points + combine(self.correctives, features)
         moved = (linear[..., self.joints, :, :] @ points[..., None])[..., 0]
         moved = moved + self.mass[:, None] * shift[..., self.joints, :]
         return self.outputs @ moved
-
-
-def _combine(
-    directions: Float[Tensor, "points 3 columns"], values: Float[Tensor, "*batch columns"]
-) -> Float[Tensor, "*batch points 3"]:
-    return (values @ directions.flatten(0, 1).T).unflatten(-1, directions.shape[:2])
-
-
-def _blend(
-    template: Float[Tensor, "points 3"],
-    directions: Float[Tensor, "points 3 betas"],
-    betas: Float[Tensor, "*batch betas"],
-) -> Float[Tensor, "*batch points 3"]:
-    return template + _combine(directions, betas)
 
 
 class Body(nn.Module):
@@ -197,12 +139,12 @@ class Body(nn.Module):
     def rest_vertices(self, betas: Float[Tensor, "*batch betas"]) -> Float[Tensor, "*batch v 3"]:
         """Return the vertices of shaped bodies in the T-pose: template + directions b."""
         self._check_betas(betas)
-        return _blend(self.template, self.shape_directions, betas)
+        return blend(self.template, self.shape_directions, betas)
 
     def rest_joints(self, betas: Float[Tensor, "*batch betas"]) -> Float[Tensor, "*batch 55 3"]:
         """Return the joints of shaped bodies in the T-pose; linear in the betas."""
         self._check_betas(betas)
-        return _blend(self.joint_template, self.joint_directions, betas)
+        return blend(self.joint_template, self.joint_directions, betas)
 
     def joints(
         self,
@@ -229,11 +171,8 @@ class Body(nn.Module):
         """Return the skinned vertices: v -> sum_k W_vk (A_k v + a_k)."""
         rest = self.rest_vertices(betas)
         if self.pose_directions is not None:
-            rest = rest + _combine(self.pose_directions, pose_features(rotations))
-        linear, shift = self.skinning_transforms(rotations, betas)
-        transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(-2)
-        blended = (self.weights @ transforms).unflatten(-1, (3, 4))
-        return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
+            rest = rest + combine(self.pose_directions, pose_features(rotations))
+        return skin(rest, self.weights, *self.skinning_transforms(rotations, betas))
 
     def keypoints(
         self,
@@ -248,15 +187,31 @@ class Body(nn.Module):
                 f"{', '.join(self.skeletons) or 'none'}. Original SMPL-X files hold no such "
                 "regressors: use the open body, or joints()"
             )
+        return self.regress(self._folded[skeleton_name], rotations, betas)
+
+    def fold(self, regressor: Float[Tensor, "outputs vertices"]) -> FoldedRegressor:
+        """Fold any regressor of this body's vertices, for `regress`."""
+        if regressor.shape[1] != len(self.template):
+            raise ValueError(
+                f"a regressor for body {self.name} must have {len(self.template)} columns, one "
+                f"per vertex; got {regressor.shape[1]}. Usual cause: a file of another body model"
+            )
+        return _fold(self, regressor).to(self.template)
+
+    def regress(
+        self,
+        folded: nn.Module,
+        rotations: Float[Tensor, "*#batch 22 3 3"],
+        betas: Float[Tensor, "*#batch betas"],
+    ) -> Float[Tensor, "*batch outputs 3"]:
+        """Return what a regressor from `fold` takes from the vertices, without any vertices."""
         linear, shift = self.skinning_transforms(rotations, betas)
         features = None if self.pose_directions is None else pose_features(rotations)
-        return self._folded[skeleton_name](linear, shift, betas, features)
+        return folded(linear, shift, betas, features)
 
     def skinning_transforms(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transforms x -> linear x + shift of the 22 joints, (22, 3, 3) and (22, 3)."""
-        rest = self.rest_joints(betas)[..., : len(BODY22), :]
-        turned, placed = forward_kinematics(rotations, rest)
-        return turned, placed - (turned @ rest[..., None])[..., 0]
+        return skinning_transforms(rotations, self.rest_joints(betas)[..., : len(BODY22), :])
 
     def _check_betas(self, betas: Tensor) -> None:
         if betas.shape[-1] != self.betas:
@@ -266,21 +221,18 @@ class Body(nn.Module):
             )
 
 
-def pose_features(rotations: Float[Tensor, "*batch 22 3 3"]) -> Float[Tensor, "*batch 189"]:
-    """Return R - I of the 21 joints below the root, row by row: what pose correctives multiply."""
-    eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
-    return (rotations[..., 1:, :, :] - eye).flatten(-3)
-
-
-def _fold(parts: BodyParts, regressor: Float[Tensor, "outputs vertices"]) -> FoldedRegressor:
+def _fold(
+    parts: BodyParts | Body, regressor: Float[Tensor, "outputs vertices"]
+) -> FoldedRegressor:
     """Sum a regressor times the skinning weights over the vertices (see `FoldedRegressor`)."""
+    regressor, weights = regressor.double(), parts.weights.double()
     support = regressor.abs().sum(0).nonzero()[:, 0]
-    coupling = torch.einsum("ov,vk->okv", regressor[:, support], parts.weights[support])
+    coupling = torch.einsum("ov,vk->okv", regressor[:, support], weights[support])
     output, joints = coupling.abs().sum(-1).nonzero(as_tuple=True)
     pairs = coupling[output, joints]
 
     def gathered(field: Tensor) -> Tensor:
-        return torch.tensordot(pairs, field[support], dims=1)
+        return torch.tensordot(pairs, field[support].double(), dims=1)
 
     correctives = None if parts.pose_directions is None else gathered(parts.pose_directions)
     template, directions = gathered(parts.template), gathered(parts.shape_directions)

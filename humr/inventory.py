@@ -15,7 +15,7 @@ from humr.annotations import BETAS, JOINTS
 from humr.environment import say
 from humr.file_checks import Shape
 from humr.h36m import read_cameras
-from humr.licensed import LICENSED, SETS, VITPOSE, DataSet, shown
+from humr.licensed import LICENSED, SETS, SMPL_BODIES, SMPLX_BODY, VITPOSE, DataSet, shown
 
 MESH = {
     "training": "training as in the paper",
@@ -171,25 +171,18 @@ def _annotations(described: DataSet) -> Entry:
 
 
 def _body_models() -> list[Entry]:
-    folder = "body_models/SMPL_python_v.1.1.0/smpl/models"
     shapes: dict[str, Shape] = {
         "v_template": (6890, 3), "J_regressor": (24, 6890), "weights": (6890, 24),
     }  # fmt: skip
     found = []
-    for name, short in (("NEUTRAL", "neutral"), ("MALE", "m"), ("FEMALE", "f")):
-        paths = (
-            f"body_models/smpl/SMPL_{name}.pkl",
-            f"{folder}/SMPL_{name}.pkl",
-            f"{folder}/basicmodel_{short}_lbs_10_207_0_v1.1.0.pkl",
-        )
+    for paths in SMPL_BODIES.values():
         # the neutral body and the regressors read what the network predicts
         parts = ("3DPW", "EMDB", "plausibility")
         found.append(
             Entry("SMPL bodies", "SMPL", paths, partial(checks.pickle_file, shapes=shapes), parts)
         )
-    paths = tuple(f"body_models/smplx/{f}SMPLX_NEUTRAL.npz" for f in ("", "models/smplx/"))
     check = partial(checks.npz_file, shapes={"v_template": (10475, 3), "J_regressor": (55, 10475)})
-    return [*found, Entry("SMPL-X body", "SMPL-X", paths, check)]
+    return [*found, Entry("SMPL-X body", "SMPL-X", SMPLX_BODY, check)]
 
 
 def _helpers() -> list[Entry]:

@@ -44,6 +44,18 @@ _BEDLAM: Mapping[str, str] = {
     "static-gym-hair": "20221024_3-10_100_batch01handhair_static_highSchoolGym_30fps",
 }
 
+_SMPL = "body_models/SMPL_python_v.1.1.0/smpl/models"
+# Files of SMPL's bodies below the licensed folder: ours, and two of unpacked downloads.
+SMPL_BODIES: Mapping[str, tuple[str, ...]] = {
+    gender: (
+        f"body_models/smpl/SMPL_{gender.upper()}.pkl",
+        f"{_SMPL}/SMPL_{gender.upper()}.pkl",
+        f"{_SMPL}/basicmodel_{short}_lbs_10_207_0_v1.1.0.pkl",
+    )
+    for gender, short in (("neutral", "neutral"), ("male", "m"), ("female", "f"))
+}
+SMPLX_BODY = tuple(f"body_models/smplx/{f}SMPLX_NEUTRAL.npz" for f in ("", "models/smplx/"))
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from humr import metrics
@@ -97,7 +97,7 @@ def forecast(pieces: Iterable[People], truth: Truth, body: Body) -> Forecast:
     common, coco, errors = [], [], []
     total = torch.zeros_like(truth.vertices)
     for people in pieces:
-        betas, translation = _of_image(people)
+        betas, translation = of_image(people)
         rotations = people.rotations
         placed = translation[:, None, None]
         joints = body.keypoints(rotations, betas[:, None], "common14") + placed
@@ -116,8 +116,10 @@ def forecast(pieces: Iterable[People], truth: Truth, body: Body) -> Forecast:
     return Forecast(torch.cat(common, 1), torch.cat(coco, 1), whole, total / whole.shape[1])
 
 
-def _of_image(people: People) -> tuple[Tensor, Tensor]:
-    """Shape and camera of every image, which its hypotheses must share."""
+def of_image(
+    people: People,
+) -> tuple[Float[Tensor, "batch betas"], Float[Tensor, "batch 3"]]:
+    """Return shape and camera of every image, which its hypotheses must share."""
     betas, translation = people.betas[:, :1], people.translation[:, :1]
     if not ((people.betas == betas).all() and (people.translation == translation).all()):
         raise ValueError("the hypotheses of an image must share betas and translation; these vary")
@@ -132,19 +134,40 @@ def accuracy(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     to all others (`metrics.medoid`). `wpve` weights the vertices by area.
     """
     errors = dict(zip(KINDS, (1e3 * drawn.errors).unbind(-1), strict=True))
-    middle = metrics.medoid(drawn.common14)[:, None]
-    joints = metrics.mean_pose(drawn.common14)
-    mean = {
-        "mpjpe": metrics.mpjpe(joints, truth.common14),
-        "pa_mpjpe": metrics.pa_mpjpe(joints, truth.common14),
-        "pve": metrics.pve(drawn.mean_vertices, truth.vertices),
+    mean = mean_errors(
+        drawn.common14, truth.common14, metrics.pve(drawn.mean_vertices, truth.vertices)
+    )
+    return summaries(errors, mean, metrics.medoid(drawn.common14), drawn.random)
+
+
+def mean_errors(
+    joints: Float[Tensor, "batch hypotheses joints 3"],
+    target: Float[Tensor, "batch joints 3"],
+    surface: Float[Tensor, " batch"],
+) -> dict[str, Tensor]:
+    """Errors of the mean of the hypotheses, mm; that of the mean surface is given in metres."""
+    mean = metrics.mean_pose(joints)
+    return {
+        "mpjpe": 1e3 * metrics.mpjpe(mean, target),
+        "pa_mpjpe": 1e3 * metrics.pa_mpjpe(mean, target),
+        "pve": 1e3 * surface,
     }
+
+
+def summaries(
+    errors: dict[str, Tensor],
+    mean: dict[str, Tensor],
+    medoid: Int[Tensor, " batch"],
+    random: slice,
+) -> dict[str, Tensor]:
+    """Columns of errors (batch, hypotheses), the mode first; all kinds of them where `mean` is."""
+    middle = medoid[:, None]
     result = {f"{name}_mode": e[:, 0] for name, e in errors.items()}
     result |= {f"{name}_best": e.amin(-1) for name, e in errors.items()}
-    for name, in_metres in mean.items():
+    for name, of_mean in mean.items():
         error = errors[name]
-        result[f"{name}_sample"] = error[:, drawn.random].mean(-1)
-        result[f"{name}_mean"] = 1e3 * in_metres
+        result[f"{name}_sample"] = error[:, random].mean(-1)
+        result[f"{name}_mean"] = of_mean
         result[f"{name}_median"] = error.gather(1, middle)[:, 0]
         result[f"{name}_worst"] = error.amax(-1)
     return result
@@ -184,31 +207,33 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
         "mode": error[:, 0],
         "samples": error[:, drawn.random].mean(1),
         "spread": 1e3 * metrics.spread(drawn.coco17[:, drawn.random]),
-        "distance": _distance(projected, truth.silhouette),
+        "distance": mask_distances(projected, truth.silhouette),
     }
     unsure = ~truth.certain
     counted = unsure & (unsure.sum(-1, keepdim=True) >= 2)
-    paper = _agreement(**facts, visible=truth.certain, hidden=unsure, counted=counted)
-    ours = _agreement(**facts, visible=truth.visible, hidden=truth.hidden, counted=truth.covered)
+    paper = agreement(**facts, visible=truth.certain, hidden=unsure, counted=counted)
+    ours = agreement(**facts, visible=truth.visible, hidden=truth.hidden, counted=truth.covered)
     paper["hidden"] = unsure.sum(-1)
     return ours | {f"paper_{name}": value for name, value in paper.items()}
 
 
-def _distance(projected: Tensor, mask: Tensor) -> Tensor:
+def mask_distances(
+    projected: Float[Tensor, "batch hypotheses joints 2"], mask: Bool[Tensor, "batch rows rows"]
+) -> Float[Tensor, "batch hypotheses joints"]:
     """Distances to the mask in pixels of 256, a piece of the hypotheses at a time."""
     pieces = [metrics.mask_distance(piece, mask) for piece in projected.split(PIECE, 1)]
     return PIXELS / mask.shape[-1] * torch.cat(pieces, 1)
 
 
-def _agreement(
+def agreement(
     *,
-    mode: Tensor,
-    samples: Tensor,
-    spread: Tensor,
-    distance: Tensor,
-    visible: Tensor,
-    hidden: Tensor,
-    counted: Tensor,
+    mode: Float[Tensor, "batch joints"],
+    samples: Float[Tensor, "batch joints"],
+    spread: Float[Tensor, "batch joints"],
+    distance: Float[Tensor, "batch hypotheses joints"],
+    visible: Bool[Tensor, "batch joints"],
+    hidden: Bool[Tensor, "batch joints"],
+    counted: Bool[Tensor, "batch joints"],
 ) -> dict[str, Tensor]:
     """Columns of Table 2 of the paper, under one meaning of visible."""
     return {

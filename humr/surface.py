@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from humr.bodies import Body, pose_features
+from humr.bodies import Body
 from humr.metrics import vertex_areas
+from humr.skinning import pose_features
 
 TILE = 512  # vertices at a time: what is computed of them stays in the processor's cache
 
@@ -76,3 +77,52 @@ def _of_tile(planes: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, T
     total = planes.sum(1).T
     planes -= target.T[:, None]
     return planes.square_().sum(0).sqrt_() @ weights, total
+
+
+def vertex_major(
+    body: Body,
+    rotations: Float[Tensor, "hypotheses 22 3 3"],
+    betas: Float[Tensor, " betas"],
+    chosen: Int[Tensor, " chosen"],
+) -> Float[Tensor, "chosen 3 hypotheses"]:
+    """Return chosen vertices of one shape in many poses, hypotheses last.
+
+    A tile of vertices at a time: correctives and transforms are products of matrices, and nothing
+    but the result is as large as all vertices.
+    """
+    linear, offset = body.skinning_transforms(rotations, betas)
+    transforms = torch.cat([linear, offset[..., None]], -1).permute(1, 2, 3, 0).flatten(1)
+    features = pose_features(rotations).T
+    rest = body.rest_vertices(betas)
+    result = rest.new_empty(len(chosen), 3, len(rotations))
+    for start in range(0, len(chosen), TILE):
+        tile = chosen[start : start + TILE]
+        points = rest[tile][..., None]
+        if body.pose_directions is not None:
+            added = body.pose_directions[tile].flatten(0, 1) @ features
+            points = points + added.unflatten(0, (len(tile), 3))
+        planes = (body.weights[tile] @ transforms).unflatten(1, (3, 4, len(rotations)))
+        moved = (planes[:, :, :3] * points[:, None]).sum(2)
+        result[start : start + TILE] = moved + planes[:, :, 3]
+    return result
+
+
+def transferred_errors(
+    body: Body,
+    transfer: Float[Tensor, "others chosen"],
+    chosen: Int[Tensor, " chosen"],
+    rotations: Float[Tensor, "hypotheses 22 3 3"],
+    betas: Float[Tensor, " betas"],
+    shift: Float[Tensor, "hypotheses 3"],
+    target: Float[Tensor, "others 3"],
+) -> tuple[Float[Tensor, " hypotheses"], Float[Tensor, "others 3"]]:
+    """Return mean distances on another body's mesh, and the sum of all hypotheses' meshes there.
+
+    A sparse matrix takes the chosen vertices of this body to the vertices of the other one. The
+    hypotheses are of one image; memory is that of their meshes, so pass them in pieces.
+    """
+    vertices = vertex_major(body, rotations, betas, chosen).flatten(1)
+    others = torch.sparse.mm(transfer, vertices).unflatten(1, (3, len(rotations))) + shift.T
+    total = others.sum(-1)
+    others -= target[..., None]
+    return others.square_().sum(1).sqrt_().mean(0), total

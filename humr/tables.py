@@ -86,8 +86,8 @@ def side_by_side(
     sign = "+" if "reference" in ours else ""
     cells = {}
     for line in ours.to_dict("records"):
-        digits, half = _digits(line["metric"]), (line["high"] - line["low"]) / 2
-        text = f"{line['estimate']:{sign}.{digits}f} ±{half:.{digits}f}"
+        places, half = digits(line["metric"]), (line["high"] - line["low"]) / 2
+        text = f"{line['estimate']:{sign}.{places}f} ±{half:.{places}f}"
         defined = np.isfinite(line["estimate"])
         star = "*" if line["note"] == ONE_SEED else ""
         cells[line["variant"], (title, line["metric"])] = text + star if defined else "–"
@@ -100,7 +100,7 @@ def side_by_side(
             known = label in set(ours["variant"])
             labels[label if known else line["row"]] = line["row"]
             column = (f"paper, {line['dataset']}", line["metric"])
-            value = f"{line['value']:.{_digits(line['metric'])}f}"
+            value = f"{line['value']:.{digits(line['metric'])}f}"
             cells[label if known else line["row"], column] = value
     labels = {v: labels.get(v, v) for v in ours["variant"]} | labels | dict(names or {})
     columns = pd.MultiIndex.from_tuples(list(dict.fromkeys(column for _, column in cells)))
@@ -179,11 +179,11 @@ def _text(value: object, metric: str = "") -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return f"{value:.{_digits(metric) if metric else 2}f}"
+        return f"{value:.{digits(metric) if metric else 2}f}"
     return str(value)
 
 
-def _digits(metric: str) -> int:
+def digits(metric: str) -> int:
     """Decimals that suit a metric (one for millimetres and percentages)."""
     return next((n for n, start in DIGITS if metric.removeprefix("paper_").startswith(start)), 1)
 

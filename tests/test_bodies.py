@@ -5,15 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from humr import bodies
-from humr.bodies import (
-    ANCESTORS,
-    forward_kinematics,
-    load_body,
-    pose_features,
-    save_ply,
-    smplx_layer,
-)
+from humr import skinning
+from humr.bodies import ANCESTORS, load_body, save_ply, smplx_layer
 from humr.body_files import body_path
 from humr.paths import DATA, ROOT
 from humr.rotations import rotvec_to_matrix
@@ -180,6 +173,23 @@ def test_folding_includes_pose_correctives(arrays, corrected, tmp_path, generato
     assert (plain - keypoints).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["small", "corrected"])
+def test_any_regressor_can_be_folded(name, corrected, generator):
+    body = load_body(corrected if name == "corrected" else "small", dtype=DOUBLE)
+    count = len(body.template)
+    rows = torch.rand(3, count, generator=generator, dtype=DOUBLE) - 0.3  # sums are not 1
+    rows[1, : count // 2] = 0
+    rotations = random_rotations(2, 3, generator=generator)
+    betas = random_betas(2, 1, generator=generator)
+    expected = rows @ body.vertices(rotations, betas)
+    found = body.regress(body.fold(rows), rotations, betas)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-10)
+    single = body.float().fold(rows.float())
+    assert single.template.dtype == torch.float32
+    with pytest.raises(ValueError, match=f"must have {count} columns, one per vertex; got 6890"):
+        body.fold(torch.ones(2, 6890))
+
+
 def test_original_smplx_file_gives_coco_from_joints_and_face_vertices(tmp_path, generator):
     count, rng = 10475, np.random.default_rng(0)
     with np.load(DATA / "open_body_full.npz") as data:
@@ -228,20 +238,6 @@ def test_root_rotation_turns_everything_about_the_pelvis(small, generator):
     for function in (small.vertices, small.joints):
         expected = (function(rotations, betas) - pelvis) @ turn.T + pelvis
         torch.testing.assert_close(function(turned, betas), expected, atol=1e-7, rtol=0)
-
-
-def test_forward_kinematics_against_a_chain_of_homogeneous_matrices(generator):
-    rotations = random_rotations(generator=generator)
-    rest = torch.randn(22, 3, generator=generator, dtype=DOUBLE)
-    world = []
-    for j, parent in enumerate(BODY22.parents):
-        local = torch.eye(4, dtype=DOUBLE)
-        local[:3, :3] = rotations[j]
-        local[:3, 3] = rest[j] - (rest[parent] if parent >= 0 else 0)
-        world.append(local if parent < 0 else world[parent] @ local)
-    turned, placed = forward_kinematics(rotations, rest)
-    torch.testing.assert_close(turned, torch.stack(world)[:, :3, :3])
-    torch.testing.assert_close(placed, torch.stack(world)[:, :3, 3])
 
 
 def test_one_shape_serves_many_poses(small, generator):
@@ -313,7 +309,7 @@ def test_gradients(small, generator):
 
 
 def test_inference_first_does_not_spoil_training(small, generator):
-    bodies._steps.cache_clear()
+    skinning._steps.cache_clear()
     rotations = random_rotations(2, generator=generator).requires_grad_()
     betas = random_betas(2, generator=generator)
     with torch.inference_mode():
@@ -334,15 +330,6 @@ def test_follows_device_and_dtype(device, generator):
         assert got.device.type == device.type
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.cpu().double(), expected, atol=1e-5, rtol=0)
-
-
-def test_pose_features_by_hand():
-    rotations = torch.eye(3).repeat(22, 1, 1)
-    rotations[2, 0, 1] = 5.0
-    features = pose_features(rotations)
-    assert features.shape == (189,)
-    assert features.nonzero().tolist() == [[9 + 1]]
-    assert features[10] == 5.0
 
 
 def test_ply_round_trip(small, tmp_path):

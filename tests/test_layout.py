@@ -33,11 +33,12 @@ LAYERS = (
         "licensed",
         "unpickle",
         "npz_files",
+        "skinning",
     },
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
-    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"}
+    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results", "paper_tables"}
     | {"acceleration", "capacity"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
@@ -46,13 +47,13 @@ LAYERS = (
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"shards", "lifting_data", "lifting_world"}
-    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "heatmap_precompute"},
-    {"mesh", "objective", "measures", "lifting", "official"}
+    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"},
+    {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
-    | {"lifting_panels"}
+    | {"lifting_panels", "official_evaluation"}
     | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
     | {"streams", "workloads", "bench_parts", "bench_switches", "bench"},
     {"__main__"},

@@ -1,10 +1,18 @@
 import pytest
 import torch
 
+from humr import surface
 from humr.bodies import load_body
 from humr.metrics import pve, vertex_areas, weighted_pve
 from humr.rotations import rotvec_to_matrix
-from humr.surface import TILE, posed_planes, surface_errors, vertex_weights
+from humr.surface import (
+    TILE,
+    posed_planes,
+    surface_errors,
+    transferred_errors,
+    vertex_major,
+    vertex_weights,
+)
 
 DOUBLE = torch.float64
 
@@ -54,3 +62,33 @@ def test_weights_sum_to_one(body):
     torch.testing.assert_close(weights.sum(0), torch.ones(2, dtype=DOUBLE))
     assert weights[:, 0].unique().numel() == 1
     assert weights[:, 1].max() > 3 * weights[:, 1].min()
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_chosen_vertices_come_in_tiles(corrected, generator, monkeypatch):
+    monkeypatch.setattr(surface, "TILE", 100)
+    body = load_body("small", dtype=DOUBLE)
+    if corrected:
+        shape = (*body.template.shape, 189)
+        body.pose_directions = 0.01 * torch.randn(shape, generator=generator, dtype=DOUBLE)
+    rotations = poses(3, generator=generator)
+    betas = torch.randn(11, generator=generator, dtype=DOUBLE)
+    chosen = torch.randperm(len(body.template), generator=generator)[:230]
+    found = vertex_major(body, rotations, betas, chosen)
+    expected = body.vertices(rotations, betas)[:, chosen]
+    torch.testing.assert_close(found.permute(2, 0, 1), expected, atol=1e-12, rtol=0)
+
+
+def test_errors_on_another_mesh(body, generator):
+    rotations, betas = poses(4, generator=generator), torch.zeros(11, dtype=DOUBLE)
+    shift = torch.randn(4, 3, generator=generator, dtype=DOUBLE)
+    target = torch.randn(9, 3, generator=generator, dtype=DOUBLE)
+    chosen = torch.arange(5, 2000, 50)
+    matrix = torch.rand(9, len(chosen), generator=generator, dtype=DOUBLE)
+    matrix = matrix * (matrix > 0.8)  # rows do not sum to 1: the shift comes afterwards
+    others = matrix @ body.vertices(rotations, betas)[:, chosen] + shift[:, None]
+    errors, total = transferred_errors(
+        body, matrix.to_sparse(), chosen, rotations, betas, shift, target
+    )
+    torch.testing.assert_close(errors, pve(others, target), atol=1e-12, rtol=0)
+    torch.testing.assert_close(total, others.sum(0), atol=1e-12, rtol=0)
