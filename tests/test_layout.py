@@ -23,6 +23,7 @@ LAYERS = (
         "provenance",
         "config",
         "lifting_config",
+        "paper_config",
         "profiles",
         "rotations",
         "skeletons",
@@ -43,7 +44,8 @@ LAYERS = (
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
-    | {"shards", "lifting_data", "lifting_world"}
+    | {"ranks", "shards", "lifting_data", "lifting_world"}
+    | {"licensed_people", "licensed_images", "feature_cache"}
     | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files"},
     {"mesh", "objective", "measures", "lifting", "official"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
@@ -51,8 +53,8 @@ LAYERS = (
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels"}
-    | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
-    | {"streams", "workloads", "bench_parts", "bench"},
+    | {"mesh_runs", "paper_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
+    | {"streams", "workloads", "bench_parts", "loader_bench", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
@@ -62,7 +64,8 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "provenance", "checkpoints", "ledger"},
+    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"},
+    "ranks": {"config"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
     "environment": {"paths"},
@@ -74,7 +77,7 @@ OWNERS = {
     "FrEIA": ("flows", False),
     "smplx": ("bodies", True),
     "ai_edge_litert": ("detectors", True),
-    "lightning_fabric": ("training", False),
+    "lightning_fabric": ("ranks", False),
     "papermill": ("execution", True),
     "h5py": ("hdf5", False),
     "cdflib": ("h36m", True),
