@@ -105,7 +105,9 @@ def divided(
     return shown, [people for people in parts if len(people)]
 
 
-def surroundings(photo: RgbImage, box: Float[Tensor, "3"]) -> tuple[RgbImage, Float[Tensor, "3"]]:
+def surroundings(
+    photo: RgbImage, box: Float[Tensor, "3"]
+) -> tuple[UInt8[np.ndarray, "rows columns 3"], Float[Tensor, "3"]]:
     """Cut the part of a photograph that a crop shows, and `MARGIN` around; the box in it.
 
     Colours are changed there only, which takes a fraction of the time (the official code changes

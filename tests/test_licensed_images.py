@@ -1,6 +1,6 @@
 """Tests of humr.licensed_images on a tiny folder of licensed files."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -135,7 +135,7 @@ def test_without_masks_none_is_read(tmp_path):
     found = LicensedImages([people], config, root=tmp_path).crops(0, AS_ANNOTATED)
     assert unpack_mask(found.mask).shape == (1, 224, 224)
     assert unpack_mask(found.mask).all()
-    with pytest.raises(FileNotFoundError, match="_env.png"):
+    with pytest.raises(FileNotFoundError, match=r"_env\.png"):
         LicensedImages([people], Licensed(train=("static-gym",)), root=tmp_path).crops(0, 0)
 
 
@@ -215,7 +215,7 @@ def test_a_stream_goes_on_from_any_step(images):
 def test_processes_see_other_people(images):
     keys = [stream_of(images, rank).keys(0) for rank in range(3)]
     assert len(set(map(tuple, keys))) == 3
-    assert all(0 <= i < 16 and variant >= 0 for i, variant in sum(keys, []))
+    assert all(0 <= i < 16 and variant >= 0 for i, variant in chain(*keys))
     chosen = {i for step in range(40) for i, _ in stream_of(images).keys(step)}
     assert chosen == set(range(16))
 
