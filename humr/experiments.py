@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from humr import lifting_runs, lifting_world, mesh_runs, paper_runs, world
+from humr import feature_cache, lifting_runs, lifting_world, mesh_runs, paper_runs, world
 from humr.checkpoints import load_model, save_model
 from humr.config import Run, World, config_hash, from_dict
 from humr.environment import say
@@ -43,6 +43,7 @@ class System:
 
     name: str  # of its folders and in its checkpoints
     store: Callable[[Any], Store[Any]]  # data of a world's configuration
+    recipe: int  # of that data
     fit: Callable[[Any, str, Fabric, Path], Progress]  # run, name, engine, folder
     build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
     evaluate: Callable[..., pd.DataFrame]
@@ -53,6 +54,7 @@ class System:
 
 _LIFTING: dict[str, Any] = {
     "store": lifting_world.store,
+    "recipe": lifting_world.RECIPE,
     "evaluate": lifting_runs.evaluate,
     "summary": lifting_runs.summary,
     "code": lifting_runs.EVALUATING,
@@ -61,6 +63,7 @@ SYSTEMS: dict[type, System] = {
     Run: System(
         name="humr",
         store=world.store,
+        recipe=world.RECIPE,
         fit=mesh_runs.fit,
         build=mesh_runs.build,
         evaluate=mesh_runs.evaluate,
@@ -71,6 +74,7 @@ SYSTEMS: dict[type, System] = {
     PaperRun: System(
         name="paper",
         store=paper_runs.store,
+        recipe=feature_cache.RECIPE,
         fit=paper_runs.fit,
         build=paper_runs.build,
         evaluate=paper_runs.evaluate,
@@ -97,8 +101,8 @@ def store(run: AnyRun) -> Store[Any]:
 
 def run_directory(run: AnyRun) -> Path:
     """Where a run lives: one folder for each configuration."""
-    name = SYSTEMS[type(run)].name
-    return RUNS / "models" / f"{name}-{config_hash(run)}-{store(run).recipe}"
+    system = SYSTEMS[type(run)]
+    return RUNS / "models" / f"{system.name}-{config_hash(run)}-{system.recipe}"
 
 
 def train(

@@ -7,9 +7,9 @@ are validated on have one crop each, the annotated box. Per person and without t
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -58,28 +58,6 @@ class Cached(Persons):
         return Looks(self.crop_box[chosen], self.mask[chosen], self.features[chosen])
 
 
-class _Sizes(Mapping[str, int]):
-    """People per split; the annotations are read when somebody asks."""
-
-    def __init__(self, config: Licensed, root: Path) -> None:
-        self.config, self.root = config, root
-
-    @cached_property
-    def _counts(self) -> dict[str, int]:
-        parts = zip((TRAIN, VALIDATION), people(self.config, self.root), strict=True)
-        counts = {split: sum(map(len, sets)) for split, sets in parts}
-        return counts if self.config.variants else {VALIDATION: counts[VALIDATION]}
-
-    def __getitem__(self, split: str) -> int:
-        return self._counts[split]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._counts)
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-
 @lru_cache(maxsize=1)
 def people(config: Licensed, root: Path) -> tuple[list[Annotations], list[Annotations]]:
     """People to train on and to validate on; kept, since reading takes a while."""
@@ -122,10 +100,14 @@ def store(config: Licensed, root: Path) -> Store[Cached]:
 
     Making them reads photographs in as many processes as there are cores.
     """
+    parts = zip((TRAIN, VALIDATION), people(config, root), strict=True)
+    sizes = {split: sum(map(len, sets)) for split, sets in parts}
+    if not config.variants:
+        del sizes[TRAIN]
     return Store(
         name="features",
         config=config,
-        sizes=_Sizes(config, root),
+        sizes=sizes,
         shard=config.shard,
         recipe=RECIPE,
         make=partial(make_shard, root=root),

@@ -5,6 +5,7 @@ gradient is the mean over processes: a step sees `Training.batch` times as many 
 first process writes files, validates and shows bars.
 """
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from filelock import FileLock
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from humr.config import Training
 
@@ -41,10 +43,16 @@ def make_fabric(
     options: Any = {"accelerator": accelerator, "devices": devices, "precision": config.precision}
     if devices * nodes == 1:
         return Fabric(**options)
-    strategy = DDPStrategy(broadcast_buffers=False)  # buffers do not change
+    strategy = DDPStrategy(**{_buffers_option(): False})  # buffers do not change
     fabric = Fabric(**options, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
+
+
+def _buffers_option() -> str:
+    """Name of the option that sends buffers before every step: newer versions of torch rename."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 def alone(path: Path, fabric: Fabric) -> AbstractContextManager[object]:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,15 +107,15 @@ def test_seeds_differ_but_for_the_first_process():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_one_process_touches_no_random_numbers_but_its_own():
+def test_one_process_touches_no_random_numbers_but_its_own(monkeypatch):
     fabric = ranks.make_fabric(CONFIG, device="cpu")
     torch.manual_seed(3)
     before = torch.get_rng_state()
     generator = ranks.generator_of(5, fabric)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
-    second: object = SimpleNamespace(global_rank=1)
-    own = ranks.generator_of(5, second)  # pyright: ignore
+    monkeypatch.setattr(type(fabric), "global_rank", 1)
+    own = ranks.generator_of(5, fabric)
     assert not torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(own.get_state(), generator.get_state())
 
@@ -131,14 +130,15 @@ def test_states_come_back(generator):
     assert torch.equal(torch.rand(3), first[1])
 
 
-def test_turns_are_for_one_process():
+def test_turns_are_for_one_process(monkeypatch):
     class Two(Line):
         def players(self):
             return {"model": training.Player(parameters=list(self.model.parameters()))}
 
-    fabric: object = SimpleNamespace(world_size=2)
+    fabric = ranks.make_fabric(CONFIG, device="cpu")
+    monkeypatch.setattr(type(fabric), "world_size", 2)
     with pytest.raises(ValueError, match="trained in one process; got several"):
-        training._Engine(Two(), CONFIG, fabric)  # pyright: ignore
+        training._Engine(Two(), CONFIG, fabric)
 
 
 @pytest.mark.parametrize("many", [{"devices": 0}, {"nodes": -1}])
