@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from humr import bench, loader_bench
+from humr import bench, bench_parts, loader_bench
 from humr.config import Run
 from humr.datasets import unpack_mask
 from humr.licensed import data_set
@@ -58,6 +58,4 @@ def test_every_work_counts_images_and_can_be_run_again():
 
 def test_bench_knows_the_group():
     assert bench.GROUPS["loader"] is loader_bench.loader
-    seconds, costs = bench.measure(["loader"], "laptop", repeats=1)
-    assert set(seconds["group"]) == {"loader"}
-    assert len(costs) == 6
+    assert bench.GROUPS.keys() - bench_parts.GROUPS.keys() == {"loader"}
