@@ -43,7 +43,8 @@ def make_fabric(
     options: Any = {"accelerator": accelerator, "devices": devices, "precision": config.precision}
     if devices * nodes == 1:
         return Fabric(**options)
-    strategy = DDPStrategy(**{_buffers_option(): False})  # buffers do not change
+    unchanged: Any = {_buffers_option(): False}  # buffers are the same everywhere and stay so
+    strategy = DDPStrategy(**unchanged)
     fabric = Fabric(**options, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
