@@ -4,7 +4,9 @@ Works count images, so that "per second" of `bench` is images per second and pro
 read, decoded, varied or not, cropped and standardised, with the mask of persons.
 """
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -33,31 +35,25 @@ def loader(size: Run, device: str) -> list[Work]:
     del size, device
     works = []
     for suffix, kind in ((".jpg", "JPEG"), (".png", "PNG")):
-        folder = tempfile.TemporaryDirectory()
-        images = photographs(Path(folder.name), suffix)
+        folder = Path(tempfile.mkdtemp())
+        images = photographs(folder, suffix)
+        weakref.finalize(images, shutil.rmtree, folder, ignore_errors=True)  # after the works
         parts = {
             "decoded": _decoded(images),
             "annotated crop": _crops(images, varied=False),
             "varied crop": _crops(images, varied=True),
         }
         for name, run in parts.items():
-            works.append(Work(name=f"{kind}, {name}", run=_keeping(folder, run), count=IMAGES))
+            works.append(Work(name=f"{kind}, {name}", run=run, count=IMAGES))
     return works
 
 
-def _keeping(folder: object, run: Callable[[], object]) -> Callable[[], object]:
-    """Let a folder live as long as the work that reads it."""
-
-    def kept() -> object:
-        assert folder is not None
-        return run()
-
-    return kept
-
-
 def _decoded(images: LicensedImages) -> Callable[[], object]:
-    paths = sorted((images.root / data_set(SET).images).iterdir())
-    return lambda: [load_image(path) for path in paths]
+    def run() -> object:
+        paths = sorted((images.root / data_set(SET).images).iterdir())
+        return [load_image(path) for path in paths]
+
+    return run
 
 
 def _crops(images: LicensedImages, *, varied: bool) -> Callable[[], object]:

@@ -1,5 +1,7 @@
 """Tests of humr.loader_bench: what is timed is what it says; no times."""
 
+import gc
+
 import pytest
 import torch
 
@@ -54,6 +56,17 @@ def test_every_work_counts_images_and_can_be_run_again():
     assert torch.equal(first[1].image, second[1].image)
     first, second = results["JPEG, varied crop"]
     assert not torch.equal(first[1].image, second[1].image)  # another variant each time
+
+
+def test_folders_end_with_their_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader_bench.tempfile, "mkdtemp", lambda: str(next(names)))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    names = iter(folders)
+    works = loader_bench.loader(Run(), "cpu")
+    assert all(folder.exists() for folder in folders)
+    del works
+    gc.collect()
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_bench_knows_the_group():
