@@ -13,13 +13,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from humr import bench_switches, stopwatch
-from humr.bench_parts import GROUPS, SIZES
+from humr import bench_parts, bench_switches, stopwatch
+from humr.bench_parts import SIZES
 from humr.environment import say
 from humr.experiments import write_rows
 from humr.files import write_text
+from humr.loader_bench import loader
 from humr.paths import DATA, RUNS
 from humr.provenance import provenance
+
+GROUPS = bench_parts.GROUPS | {"loader": loader}
 
 
 def measure(

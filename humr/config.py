@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -144,6 +145,8 @@ class Supervision:
     target_noise: float = 0.005  # on the 6D labels (official code)
     poses: int | None = None  # images that may show their 3D labels; None: as their split says
     points: int | None = None  # the same for 2D labels
+    # heatmaps only of joints in the window that the detector saw (official code, licensed data)
+    window: bool = later(False)  # noqa: FBT003
 
     def __post_init__(self) -> None:
         low, high = self.invisible_below, self.uncertain_below
@@ -220,17 +223,32 @@ def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Build a config dataclass from nested dictionaries; unknown names are refused."""
+    """Build a config dataclass, or the subclass that has these fields, from nested dictionaries.
+
+    Unknown names are refused.
+    """
+    try:
+        return _from_dict(cls, values)
+    except ValueError:
+        for kind in cls.__subclasses__():
+            with suppress(ValueError):
+                return _from_dict(kind, values)
+        raise
+
+
+def _from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     names = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"{cls.__name__} has no field {unknown}; it has {sorted(names)}")
-    built = {
-        name: from_dict(names[name].type, value)  # pyright: ignore[reportArgumentType]
-        if is_dataclass(names[name].type) and isinstance(value, Mapping)
-        else value
-        for name, value in values.items()
-    }
+    built = {name: _value(names[name].type, value) for name, value in values.items()}
     return cls(**built)
+
+
+def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401
+    """A field's value from what JSON made of it."""
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return from_dict(kind, value)  # pyright: ignore[reportArgumentType]
+    return tuple(value) if isinstance(value, list) else value
 
 
 def config_hash(config: Any) -> str:  # noqa: ANN401

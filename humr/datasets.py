@@ -4,8 +4,10 @@ A `Records` holds one split as tensors, in pixels of the whole photographs. A `B
 network and its objective read: everything in crop coordinates, [-1, 1] across the box.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,29 @@ from humr.rotations import rotvec_to_matrix
 from humr.shards import read_tensors
 
 SUPERVISION = {"labelled": (True, True), "points": (False, True), "unlabelled": (False, False)}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Labels of photographs that come as 2D points, and what the official code knows beside.
+
+    The open world knows where a person stands and projects its labels; licensed files have the
+    projections instead. Points are in the crop.
+    """
+
+    keypoints: Float[Tensor, "batch 17 2"]  # true ones
+    joints: Float[Tensor, "batch 24 2"]  # true ones of SMPL-X: the body's 22, jaw, left eye
+    peak: Float[Tensor, "batch 17"]  # largest density of the heatmap among all stored samples
+    in_window: Bool[Tensor, "batch 17"]  # true keypoint in the window that the detector saw
+    on_mask: Bool[Tensor, "batch samples 17"]  # heatmap sample on a person
+    mask_valid: Bool[Tensor, " batch"]  # the mask holds the whole person
+
+    def __getitem__(self, index: slice | Tensor) -> "Given":
+        return Given(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> "Given":
+        """Move every tensor."""
+        return Given(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -40,19 +65,26 @@ class Batch:
     # labels
     rotations: Float[Tensor, "batch 22 3 3"]
     betas: Float[Tensor, "batch 11"]
-    translation: Float[Tensor, "batch 3"]
+    translation: Float[Tensor, "batch 3"]  # not read where `given` is there
     has_pose: Bool[Tensor, " batch"]
     has_points: Bool[Tensor, " batch"]
+    given: Given | None = None  # licensed data: 2D labels in place of projected ones
 
     def __len__(self) -> int:
         return len(self.focal)
 
     def __getitem__(self, index: slice | Tensor) -> "Batch":
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return replace(self, **{name: value[index] for name, value in self._there})
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move every tensor."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: value.to(device) for name, value in self._there})
+
+    @property
+    def _there(self) -> Iterator[tuple[str, Any]]:
+        """Names and values of the fields that are there."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return ((name, value) for name, value in values if value is not None)
 
     @property
     def crop(self) -> Crop:

@@ -2,31 +2,34 @@
 
 Commands: ``python -m humr world laptop``, ``python -m humr train laptop``, each also with
 ``--system lifting`` or ``propose``; maintainers have ``python -m humr.experiments ship laptop``
-too, which makes the shipped checkpoint of a finished run.
+too, which makes the shipped checkpoint of a finished run. ``train`` takes ``--devices`` and
+``--nodes`` (see `ranks`).
 """
 
 import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 from torch import nn
 
-from humr import lifting_runs, lifting_world, mesh_runs, world
+from humr import feature_cache, lifting_runs, lifting_world, mesh_runs, paper_runs, world
 from humr.checkpoints import load_model, save_model
-from humr.config import Run, World, config_hash, to_dict
+from humr.config import Run, World, config_hash, from_dict
+from humr.environment import say
 from humr.evaluation import summary
 from humr.files import digest, write_text
 from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
+from humr.paper_config import PaperRun
 from humr.paths import DATA, ROOT, RUNS
 from humr.profiles import PROFILES, Profile, profile
 from humr.provenance import provenance
+from humr.ranks import Fabric, alone, make_fabric
 from humr.shards import Store
 from humr.training import Progress
 
@@ -40,7 +43,8 @@ class System:
 
     name: str  # of its folders and in its checkpoints
     store: Callable[[Any], Store[Any]]  # data of a world's configuration
-    fit: Callable[[Any, str, str, Path], Progress]  # run, name, device, folder
+    recipe: int  # of that data
+    fit: Callable[[Any, str, Fabric, Path], Progress]  # run, name, engine, folder
     build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
     evaluate: Callable[..., pd.DataFrame]
     summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
@@ -50,6 +54,7 @@ class System:
 
 _LIFTING: dict[str, Any] = {
     "store": lifting_world.store,
+    "recipe": lifting_world.RECIPE,
     "evaluate": lifting_runs.evaluate,
     "summary": lifting_runs.summary,
     "code": lifting_runs.EVALUATING,
@@ -58,12 +63,24 @@ SYSTEMS: dict[type, System] = {
     Run: System(
         name="humr",
         store=world.store,
+        recipe=world.RECIPE,
         fit=mesh_runs.fit,
         build=mesh_runs.build,
         evaluate=mesh_runs.evaluate,
         summary=summary,
         code=mesh_runs.EVALUATING,
         check=mesh_runs.check,
+    ),
+    PaperRun: System(
+        name="paper",
+        store=paper_runs.store,
+        recipe=feature_cache.RECIPE,
+        fit=paper_runs.fit,
+        build=paper_runs.build,
+        evaluate=paper_runs.evaluate,
+        summary=paper_runs.summary,
+        code=paper_runs.EVALUATING,
+        check=paper_runs.check,
     ),
     LiftingRun: System(
         name="lifting", fit=lifting_runs.fit_flow, build=lifting_runs.build_flow, **_LIFTING
@@ -84,30 +101,35 @@ def store(run: AnyRun) -> Store[Any]:
 
 def run_directory(run: AnyRun) -> Path:
     """Where a run lives: one folder for each configuration."""
-    name = SYSTEMS[type(run)].name
-    return RUNS / "models" / f"{name}-{config_hash(run)}-{store(run).recipe}"
+    system = SYSTEMS[type(run)]
+    return RUNS / "models" / f"{system.name}-{config_hash(run)}-{system.recipe}"
 
 
-def train(run: AnyRun, *, name: str = "run", device: str = "auto") -> Path:
+def train(
+    run: AnyRun, *, name: str = "run", device: str = "auto", devices: int = 1, nodes: int = 1
+) -> Path:
     """Train a system as configured, or go on, or do nothing if it is done; returns the checkpoint.
 
-    A process that finds another one at work on the same run waits for it.
+    A run that finds another process at work on it waits. Devices and nodes: `ranks.make_fabric`.
     """
     directory, system = run_directory(run), SYSTEMS[type(run)]
     system.check(run)
     if (directory / "done.json").exists():
         return directory / "best"
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / "lock"):
+    fabric = make_fabric(run.training, device=device, devices=devices, nodes=nodes)
+    with alone(directory / "lock", fabric):
+        fabric.barrier()
         if not (directory / "done.json").exists():
-            progress = system.fit(run, name, device, directory)
+            progress = system.fit(run, name, fabric, directory)
             done = {
                 "step": progress.step,
                 "best_step": progress.best_step,
                 "best": progress.best,
                 "seconds": progress.seconds,
             }
-            write_text(directory / "done.json", json.dumps(done))
+            if fabric.is_global_zero:
+                write_text(directory / "done.json", json.dumps(done))
     return directory / "best"
 
 
@@ -135,8 +157,8 @@ def shipped_as(run: AnyRun) -> Path | None:
     description = path.with_suffix(".json")
     if not description.exists():
         return None
-    same = json.loads(description.read_text())["run"] == json.loads(json.dumps(to_dict(run)))
-    return path if same else None
+    made = json.loads(description.read_text())["run"]  # perhaps before some fields existed
+    return path if from_dict(type(run), made) == run else None
 
 
 def _shipped(system: str) -> Path:
@@ -212,16 +234,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes that make the world")
     parser.add_argument("--system", choices=list(_PARTS), default="humr", help="default: humr")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--devices", type=int, default=1, help="of this machine, to train on")
+    parser.add_argument("--nodes", type=int, default=1, help="machines to train on")
+    parser.add_argument("--variants", type=int, help="paper: crops per person that are kept")
     options = parser.parse_args(arguments)
     chosen = profile(options.profile)
     run = getattr(chosen, _PARTS[options.system])
+    if options.variants is not None:
+        run = _with_variants(run, options.variants)
+    try:
+        SYSTEMS[type(run)].check(run)
+    except FileNotFoundError as error:
+        say(f"humr: {error}")
+        return 1
     if options.command == "world":
         store(run).generate(workers=options.workers)
     elif options.command == "train":
-        train(run, name=options.profile, device=options.device)
+        many = {"devices": options.devices, "nodes": options.nodes}
+        train(run, name=options.profile, device=options.device, **many)
     else:
         ship(run, chosen)
     return 0
+
+
+def _with_variants(run: AnyRun, variants: int) -> AnyRun:
+    """Return a run on licensed data that keeps so many crops of every person."""
+    if not isinstance(run, PaperRun):
+        raise SystemExit("humr: --variants belongs to the profile paper")
+    return replace(run, world=replace(run.world, variants=variants))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ TRAINING = ("train", "validation")
 SUMMED = ("mpjpe", "pa_mpjpe", "pck", "auc", "cps", "energy", "joint_energy", "cover", "ambiguous")
 
 
-def fit_flow(run: LiftingRun, name: str, device: str, directory: Path) -> training.Progress:
+def fit_flow(
+    run: LiftingRun, name: str, fabric: training.Fabric, directory: Path
+) -> training.Progress:
     """Train the lifting flow in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     model = LiftingFlow(run.model, noisy=run.weights.nll > 0)
@@ -45,26 +47,27 @@ def fit_flow(run: LiftingRun, name: str, device: str, directory: Path) -> traini
     critic = Critic(**sizes) if run.weights.adversarial > 0 else None
     objective = LiftingObjective(model, run.weights, run.rule, critic=critic)
     about = {"system": "lifting", "name": name, "run": to_dict(run)}
-    return _fit(objective, run, inputs(run), device, directory, about)
+    return _fit(objective, run, inputs(run), fabric, directory, about)
 
 
-def fit_propose(run: ProposeRun, name: str, device: str, directory: Path) -> training.Progress:
+def fit_propose(
+    run: ProposeRun, name: str, fabric: training.Fabric, directory: Path
+) -> training.Progress:
     """Train ProPose in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     objective = ProposeObjective(Propose(run.model), run.weights, run.rule)
     about = {"system": "propose", "name": name, "run": to_dict(run)}
-    return _fit(objective, run, Inputs(), device, directory, about)
+    return _fit(objective, run, Inputs(), fabric, directory, about)
 
 
 def _fit(
     objective: nn.Module,
     run: LiftingRun | ProposeRun,
     seen: Inputs,
-    device: str,
+    fabric: training.Fabric,
     directory: Path,
     about: dict[str, Any],
 ) -> training.Progress:
-    fabric = training.make_fabric(run.training, device=device)
     pool, held_out = (_batch(run.world, split, seen) for split in TRAINING)
 
     def draw(generator: torch.Generator) -> LiftingBatch:

@@ -26,15 +26,17 @@ def check(run: Run) -> None:
     if run.model.features != world.FEATURES:
         raise ValueError(
             f"the open world has {world.FEATURES} features per image; this configuration expects "
-            f"{run.model.features} (profile paper needs licensed data, which have no reader yet)"
+            f"{run.model.features}. Usual cause: sizes of the paper's backbone, which belong to a "
+            "run on licensed data (paper_config.PaperRun)"
         )
 
 
-def fit(run: Run, name: str, device: str, directory: Path) -> training.Progress:
+def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> training.Progress:
     """Train HuMR in a folder, or go on there."""
-    world.generate(run.world)
+    if fabric.is_global_zero:
+        world.generate(run.world)
+    fabric.barrier()
     torch.manual_seed(run.training.seed)
-    fabric = training.make_fabric(run.training, device=device)
     rule, config = run.supervision, run.training
     pool = _pool(run.world).showing(poses=rule.poses, points=rule.points)
     model = Humr(run.model)

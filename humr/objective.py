@@ -91,8 +91,7 @@ class HumrObjective(nn.Module):
         noise = model.noise(len(batch), self.hypotheses, generator)
         people = model.people(observation, torch.cat([torch.zeros_like(noise[:, :1]), noise], 1))
         mode, samples = people[:, 0], people[:, 1:]
-        labels = self.body.keypoints(batch.rotations, batch.betas, "coco17")
-        truth = to_crop(labels + batch.translation[:, None], batch)
+        truth = self._truth(batch)
         blur = torch.randn(len(batch), DIM, generator=generator, device=generator.device)
         return Drawn(
             batch,
@@ -105,6 +104,13 @@ class HumrObjective(nn.Module):
             blur.to(truth.device),
         )
 
+    def _truth(self, batch: Batch) -> Tensor:
+        """Return the true COCO keypoints in the crop: as given, or of the labelled body."""
+        if batch.given is not None:
+            return batch.given.keypoints
+        labels = self.body.keypoints(batch.rotations, batch.betas, "coco17")
+        return to_crop(labels + batch.translation[:, None], batch)
+
     def _nll(self, drawn: Drawn) -> Tensor:
         """Negative log-likelihood per dimension of slightly blurred labels (official code)."""
         sixd = matrix_to_sixd(drawn.batch.rotations).flatten(1)
@@ -116,11 +122,18 @@ class HumrObjective(nn.Module):
         return losses.shape(drawn.observation.betas, drawn.batch.betas)
 
     def _keypoints(self, drawn: Drawn) -> Tensor:
-        """L1 distance of the mode's projected body joints to the labels'."""
-        batch = drawn.batch
-        predicted = to_crop(drawn.mode.joints(self.body)[:, :JOINTS], batch)
-        labels = self.body.joints(batch.rotations, batch.betas)[:, :JOINTS]
-        target = to_crop(labels + batch.translation[:, None], batch)
+        """L1 distance of the mode's projected body joints to the labels'.
+
+        Given labels have jaw and left eye beside the 22 (official code).
+        """
+        batch, given = drawn.batch, drawn.batch.given
+        count = JOINTS if given is None else given.joints.shape[1]
+        predicted = to_crop(drawn.mode.joints(self.body)[:, :count], batch)
+        if given is not None:
+            target = given.joints
+        else:
+            labels = self.body.joints(batch.rotations, batch.betas)[:, :count]
+            target = to_crop(labels + batch.translation[:, None], batch)
         return losses.reprojection(predicted, target, torch.ones_like(target[..., 0]))
 
     def _random_keypoints(self, drawn: Drawn) -> Tensor:
@@ -143,7 +156,7 @@ class HumrObjective(nn.Module):
         """Mask loss: to samples of the joint itself, or (official) to any sample or label."""
         batch, invisible = drawn.batch, drawn.targets.invisible
         samples, beyond = drawn.targets.samples, self.supervision.mask_beyond
-        valid = losses.inside_mask(samples, batch.mask)
+        valid = self._on_mask(samples, batch)
         if self.supervision.mask_target == "own":
             return losses.mask_loss(
                 drawn.projected, batch.mask, samples, valid, invisible, beyond=beyond
@@ -155,6 +168,12 @@ class HumrObjective(nn.Module):
             drawn.projected, batch.mask, samples, valid, invisible, beyond=beyond
         )
 
+    def _on_mask(self, samples: Tensor, batch: Batch) -> Tensor:
+        """Which heatmap samples lie on a person: as given (official code), or by the mask."""
+        if batch.given is None or self.supervision.heatmaps == "shuffled":
+            return losses.inside_mask(samples, batch.mask)
+        return batch.given.on_mask[:, : self.supervision.heatmap_samples]
+
     @torch.no_grad()
     def _targets(self, batch: Batch, truth: Tensor) -> losses.Targets:
         rule = self.supervision
@@ -164,13 +183,10 @@ class HumrObjective(nn.Module):
         articulated = torch.zeros(17, dtype=torch.bool, device=points.device)
         articulated[list(ARTICULATED)] = True
         samples = batch.samples[:, : rule.heatmap_samples]
-        confidence = batch.keypoints[..., 2]
-        if rule.confidence == "samples":
-            confidence = confidence * batch.density[:, : rule.heatmap_samples].amax(1)
         targets = losses.supervision_targets(
             samples.roll(1, 0) if rule.heatmaps == "shuffled" else samples,
             points,
-            confidence,
+            self._confidence(batch),
             articulated,
             certain_from=rule.uncertain_below,
             visible_from=rule.invisible_below,
@@ -178,14 +194,28 @@ class HumrObjective(nn.Module):
         )
         trusted = batch.has_points & self._mask_holds(truth, batch)
         targets = replace(targets, invisible=targets.invisible & trusted[:, None])
+        if rule.window:
+            targets = replace(targets, uncertain=targets.uncertain & _in_window(batch))
         return followed(targets, rule.follow, batch.has_points)
+
+    def _confidence(self, batch: Batch) -> Tensor:
+        """Confidence of every joint: the maximum of its heatmap, or among samples of it."""
+        confidence = batch.keypoints[..., 2]
+        if self.supervision.confidence != "samples":
+            return confidence
+        if batch.given is not None:
+            return batch.given.peak
+        return confidence * batch.density[:, : self.supervision.heatmap_samples].amax(1)
 
     def _mask_holds(self, truth: Tensor, batch: Batch) -> Tensor:
         """Tell whether the mask holds the labelled person (batch,): not if an object hides a part.
 
         The paper leaves such images out of the mask loss, by the overlap of the projected body
-        with the mask; here by the share of true keypoints in the crop that lie on it.
+        with the mask. Licensed files say it; else the share of true keypoints in the crop that
+        lie on the mask does.
         """
+        if batch.given is not None:
+            return batch.given.mask_valid
         in_crop = (truth.abs() <= 1).all(-1)
         off = in_crop & ~losses.inside_mask(truth[:, None], batch.mask)[:, 0]
         return off.sum(-1) <= self.supervision.mask_misses * in_crop.sum(-1)
@@ -207,6 +237,12 @@ def followed(
         "keypoints": inside,
     }[follow]
     return replace(targets, uncertain=torch.zeros_like(uncertain), valid=valid)
+
+
+def _in_window(batch: Batch) -> Tensor:
+    if batch.given is None:
+        raise ValueError("supervision.window needs given 2D labels; the open world has none")
+    return batch.given.in_window
 
 
 def _orthonormal_mode(drawn: Drawn) -> Tensor:

@@ -12,6 +12,7 @@ from humr.lifting_config import (
     ProposeRule,
     ProposeRun,
 )
+from humr.paper_config import PaperRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +185,8 @@ PROFILES: dict[str, Profile] = {
     ),
     "paper": Profile(
         name="paper",
-        run=Run(world=World(heatmap_samples=150)),
-        study=Run(),
+        run=PaperRun(),
+        study=PaperRun(weights=Weights(mask=0.0)),
         lifting=LiftingRun(),
         propose=ProposeRun(),
         hypotheses=100,

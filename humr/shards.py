@@ -124,6 +124,10 @@ class Store(Generic[T]):
 
     def load(self, split: str) -> T:
         """Read a split into memory, checking each shard against the manifest."""
+        return self.join(self.shards(split))
+
+    def shards(self, split: str) -> list[T]:
+        """Read the shards of a split one by one, checking each against the manifest."""
         paths = self.paths(split)
         if missing := [p.name for p in paths if not p.exists()]:
             raise FileNotFoundError(
@@ -137,7 +141,7 @@ class Store(Generic[T]):
                     f"{path.name} is not what the manifest says (damaged, or made by other code); "
                     "delete it and manifest.json, and run the world again"
                 )
-        return self.join([self.read(path) for path in paths])
+        return [self.read(path) for path in paths]
 
     def _run(self, jobs: list[tuple[str, int]], workers: int) -> None:
         total = sum(self.length(*job) for job in jobs)

@@ -16,7 +16,6 @@ from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,6 +24,8 @@ from humr.config import Training
 from humr.files import write_text
 from humr.ledger import CAUSES, SUMS, Ledger
 from humr.provenance import provenance
+from humr.ranks import Fabric, generator_of, random_states, restore_states
+from humr.ranks import make_fabric as make_fabric
 
 Draw = Callable[[torch.Generator], Any]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -135,13 +136,6 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Training) -> torc
     return kind(parameters, config.rate, betas, weight_decay=config.decay, fused=fused)
 
 
-def make_fabric(config: Training, *, device: str = "auto") -> Fabric:
-    """Return the engine: device, precision, and later several processes."""
-    accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    accelerator = "cpu" if accelerator == "auto" else accelerator
-    return Fabric(accelerator=accelerator, devices=1, precision=config.precision)  # pyright: ignore[reportArgumentType]
-
-
 class _Engine:
     """What changes with a step."""
 
@@ -151,11 +145,13 @@ class _Engine:
         self.alone = not hasattr(objective, "players")
         only = {"model": Player(parameters=list(self.model.parameters()))}
         self.players: dict[str, Player] = only if self.alone else objective.players()
+        if fabric.world_size > 1 and not self.alone:
+            raise ValueError("networks that take turns are trained in one process; got several")
         made: Any = [make_optimizer(p.parameters, config) for p in self.players.values()]
         self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
         self.optimizers: dict[str, Any] = dict(zip(self.players, made, strict=True))
         self.average = Average(self.model, config.average)
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.generator = generator_of(config.seed, fabric)
 
     @property
     def others(self) -> dict[str, nn.Parameter]:
@@ -187,7 +183,8 @@ def fit(
 
     Args:
         objective: the module to train.
-        draw: makes a batch from a generator.
+        draw: makes a batch from a generator. If it works ahead, it has a method `start`, which is
+            told the number of the first step.
         validate: returns metrics of the (averaged) model; "score" decides, lower is better.
         config: optimisation.
         directory: receives `state.pt` (to resume), the weights `best` and, at the end, `last`
@@ -200,9 +197,12 @@ def fit(
     about = {**about, **provenance(fabric.device)}  # of the code that runs, not of that at the end
     engine, ledger, state = _Engine(objective, config, fabric), Ledger(), directory / "state.pt"
     progress = _resume(state, engine) if state.exists() else Progress()
+    if hasattr(draw, "start"):
+        draw.start(progress.step)  # pyright: ignore[reportFunctionMemberAccess]
     began = time.perf_counter() - progress.seconds
+    hidden: Any = {} if fabric.is_global_zero else {"disable": True}
     bar = tqdm(total=config.steps, initial=progress.step, desc="training", mininterval=2,
-               smoothing=0, postfix=_scores(progress))  # fmt: skip
+               smoothing=0, postfix=_scores(progress), **hidden)  # fmt: skip
     with bar:
         while progress.step < config.steps and not _stale(progress, config):
             ledger.add(progress.step, _step(engine, draw, progress.step))
@@ -215,8 +215,10 @@ def fit(
                 _save_state(state, engine, progress)
                 bar.set_postfix(_scores(progress))
     engine.average.swap(engine.model)
-    save_model(directory / "last", engine.model, {**about, **progress.standing})
+    if fabric.is_global_zero:
+        save_model(directory / "last", engine.model, {**about, **progress.standing})
     engine.average.swap(engine.model)
+    fabric.barrier()
     return progress
 
 
@@ -273,28 +275,32 @@ def _validated(
     """Validate the averaged model, log, and keep it if it is the best so far."""
     engine.average.swap(engine.model)
     engine.objective.eval()
-    progress.metrics = metrics = validate(engine.model)
+    first = engine.fabric.is_global_zero
+    metrics = validate(engine.model) if first else {}
+    progress.metrics = metrics = engine.fabric.broadcast(metrics)  # the others wait for it
     if not math.isfinite(metrics["score"]):
         raise FloatingPointError(f"step {progress.step}: validation is not finite; {CAUSES}")
     row = {"step": progress.step, "seconds": progress.seconds, **means}
     progress.log.append(row | {f"val_{name}": value for name, value in metrics.items()})
     if metrics["score"] < progress.best:
         progress.best, progress.best_step = metrics["score"], progress.step
-        save_model(directory / "best", engine.model, {**about, **progress.standing})
+        if first:
+            save_model(directory / "best", engine.model, {**about, **progress.standing})
     engine.average.swap(engine.model)
-    write_text(directory / "log.jsonl", "".join(json.dumps(r) + "\n" for r in progress.log))
+    if first:
+        write_text(directory / "log.jsonl", "".join(json.dumps(r) + "\n" for r in progress.log))
 
 
 def _save_state(path: Path, engine: _Engine, progress: Progress) -> None:
-    device = engine.fabric.device
+    random = random_states(engine.fabric, engine.generator)
+    if not engine.fabric.is_global_zero:
+        return
     state = {
         "model": engine.model.state_dict(),
         "others": {name: p.detach() for name, p in engine.others.items()},
         "optimizer": {name: o.state_dict() for name, o in engine.optimizers.items()},
         "average": engine.average.values,
-        "generator": engine.generator.get_state(),
-        "dropout": torch.get_rng_state(),
-        "dropout_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        **random,
         "progress": vars(progress),
     }
     part = path.with_suffix(".part")
@@ -322,8 +328,5 @@ def _restore(state: dict[str, Any], engine: _Engine) -> Progress:
     for values, saved in ((engine.others, "others"), (engine.average.values, "average")):
         for name, value in state[saved].items():
             values[name].detach().copy_(value)
-    engine.generator.set_state(state["generator"])
-    torch.set_rng_state(state["dropout"])
-    if engine.fabric.device.type == "cuda" and state["dropout_cuda"] is not None:
-        torch.cuda.set_rng_state(state["dropout_cuda"], engine.fabric.device)
+    restore_states(state, engine.fabric, engine.generator)
     return Progress(**state["progress"])

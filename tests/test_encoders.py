@@ -34,6 +34,10 @@ def batch(generator) -> Batch:
     )  # fmt: skip
 
 
+def is_float(value) -> bool:
+    return value is not None and value.is_floating_point()
+
+
 def encoder_of(**switches) -> ContextEncoder:
     torch.manual_seed(0)
     return ContextEncoder(replace(SMALL, **switches)).eval()
@@ -46,7 +50,7 @@ def test_switches_change_the_width_and_what_is_read(switches, reads, width, batc
     context = encoder(batch)
     assert context.shape == (4, width) == (4, encoder.width)
     changed = set()
-    for name in (f.name for f in fields(batch) if getattr(batch, f.name).is_floating_point()):
+    for name in (f.name for f in fields(batch) if is_float(getattr(batch, f.name))):
         perturbed = replace(batch, **{name: getattr(batch, name) + 0.1})
         if not torch.equal(encoder(perturbed), context):
             changed.add(name)

@@ -23,6 +23,7 @@ LAYERS = (
         "provenance",
         "config",
         "lifting_config",
+        "paper_config",
         "profiles",
         "rotations",
         "skeletons",
@@ -46,7 +47,8 @@ LAYERS = (
     | {"keypoint_files"}
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
-    | {"shards", "lifting_data", "lifting_world"}
+    | {"ranks", "shards", "lifting_data", "lifting_world"}
+    | {"licensed_people", "licensed_images", "feature_cache"}
     | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"},
     {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
@@ -54,8 +56,8 @@ LAYERS = (
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels", "official_evaluation"}
-    | {"mesh_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
-    | {"streams", "workloads", "bench_parts", "bench_switches", "bench"},
+    | {"mesh_runs", "paper_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
+    | {"streams", "workloads", "bench_parts", "bench_switches", "loader_bench", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
@@ -65,7 +67,8 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "provenance", "checkpoints", "ledger"},
+    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"},
+    "ranks": {"config"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
     "environment": {"paths"},
@@ -77,7 +80,7 @@ OWNERS = {
     "FrEIA": ("flows", False),
     "smplx": ("bodies", True),
     "ai_edge_litert": ("detectors", True),
-    "lightning_fabric": ("training", False),
+    "lightning_fabric": ("ranks", False),
     "papermill": ("execution", True),
     "h5py": ("hdf5", False),
     "cdflib": ("h36m", True),

@@ -5,6 +5,8 @@ import torch
 
 from humr import losses
 from humr.config import Supervision, Weights
+from humr.datasets import Given
+from humr.mesh import to_crop
 from humr.objective import HumrObjective, followed
 
 EVERY = Weights(random_keypoints=1e-3)
@@ -170,3 +172,97 @@ def test_any_joint_targets_hold_the_labels_of_labelled_images_only(objective, do
     moved = replace(doubtful, has_pose=none, has_points=none)
     assert terms_of(with_rule(objective, **rule), doubtful)["mask"] > 0
     assert terms_of(with_rule(objective, **rule), moved)["mask"] == 0  # no mask is trusted
+
+
+@pytest.fixture
+def given(objective, doubtful):
+    """The labels of the batch as 2D points: the same that it projects itself."""
+    body, generator = objective.body, seeded()
+    joints = body.joints(doubtful.rotations, doubtful.betas)[:, :24]
+    points = body.keypoints(doubtful.rotations, doubtful.betas, "coco17")
+    shift = doubtful.translation[:, None]
+    every = torch.ones(len(doubtful), 17, dtype=torch.bool)
+    return Given(
+        keypoints=to_crop(points + shift, doubtful),
+        joints=to_crop(joints + shift, doubtful),
+        peak=torch.rand(len(doubtful), 17, generator=generator),
+        in_window=every,
+        on_mask=losses.inside_mask(doubtful.samples, doubtful.mask),
+        mask_valid=objective._mask_holds(to_crop(points + shift, doubtful), doubtful),
+    )
+
+
+def far(batch):
+    """The same batch, whose people stand elsewhere: nothing may be read from that."""
+    return replace(batch, translation=batch.translation + 3)
+
+
+def test_given_labels_take_the_place_of_projected_ones(objective, doubtful, given):
+    projected = terms_of(objective, doubtful)
+    found = terms_of(objective, far(replace(doubtful, given=given)))
+    for name, value in projected.items():
+        if name != "keypoints":  # has jaw and left eye too
+            assert found[name] == value, name
+    assert found["keypoints"] > projected["keypoints"]
+
+
+def test_given_joints_are_compared_one_by_one(objective, doubtful, given):
+    batch = replace(doubtful, given=given)
+    drawn = objective._drawn(batch, seeded(), None)
+    joints = to_crop(drawn.mode.joints(objective.body), batch).detach()
+    for image in range(3):
+        expected = sum(
+            abs(joints[image, j, a] - given.joints[image, j, a]).item()
+            for j in range(24)
+            for a in range(2)
+        )
+        assert objective._keypoints(drawn)[image].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_given_mask_flag_decides(objective, doubtful, given):
+    none, every = (torch.full((len(doubtful),), value) for value in (False, True))
+    off = terms_of(objective, replace(doubtful, given=replace(given, mask_valid=none)))
+    on = terms_of(objective, replace(doubtful, given=replace(given, mask_valid=every)))
+    assert off["mask"] == 0
+    assert on["mask"] > 0
+    trusting = with_rule(objective, mask_misses=1.0)
+    assert terms_of(trusting, doubtful)["mask"] == on["mask"]
+
+
+def test_the_mask_pulls_to_samples_that_are_given_as_on_it(objective, doubtful, given):
+    every = replace(given, mask_valid=torch.ones(len(doubtful), dtype=torch.bool))
+    none = replace(every, on_mask=torch.zeros_like(given.on_mask))
+    assert terms_of(objective, replace(doubtful, given=every))["mask"] > 0
+    assert terms_of(objective, replace(doubtful, given=none))["mask"] == 0
+
+
+def test_the_given_peak_is_the_confidence_of_samples(objective, doubtful, given):
+    sampled = with_rule(objective, confidence="samples")
+    batch = replace(doubtful, given=given)
+    targets = sampled._targets(batch, given.keypoints)
+    assert torch.equal(targets.invisible & given.mask_valid[:, None], targets.invisible)
+    inside = (given.keypoints.abs() <= 1).all(-1)
+    limbs = torch.zeros(17, dtype=torch.bool)
+    limbs[[7, 8, 9, 10, 13, 14, 15, 16]] = True
+    assert torch.equal(targets.uncertain, limbs & (given.peak < 0.7) & inside)
+
+
+def test_outside_the_detectors_window_a_joint_follows_its_label(objective, doubtful, given):
+    seen = torch.rand(len(doubtful), 17, generator=seeded()) < 0.5
+    batch = replace(doubtful, given=replace(given, in_window=seen))
+    plain = objective._targets(batch, given.keypoints)
+    ruled = with_rule(objective, window=True)._targets(batch, given.keypoints)
+    assert torch.equal(ruled.uncertain, plain.uncertain & seen)
+    assert not torch.equal(ruled.uncertain, plain.uncertain)
+    assert torch.equal(ruled.valid, plain.valid)
+    with pytest.raises(ValueError, match=r"supervision\.window needs given 2D labels"):
+        terms_of(with_rule(objective, window=True), doubtful)
+
+
+def test_given_labels_move_and_are_chosen_with_the_batch(doubtful, given):
+    batch = replace(doubtful, given=given)
+    part = batch[torch.tensor([2, 0])].to("cpu")
+    for field in fields(Given):
+        expected = getattr(given, field.name)[[2, 0]]
+        assert torch.equal(getattr(part.given, field.name), expected), field.name
+    assert doubtful[slice(0, 2)].given is None

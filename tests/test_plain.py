@@ -32,7 +32,7 @@ def objective(fitted, body, dtype):
 @pytest.fixture
 def people(batch, dtype):
     def changed(value):
-        return value.to(dtype) if value.is_floating_point() else value
+        return value.to(dtype) if value is not None and value.is_floating_point() else value
 
     there = replace(batch, **{f.name: changed(getattr(batch, f.name)) for f in fields(batch)})
     sixd = matrix_to_sixd(there.rotations)  # orthonormal in this precision
