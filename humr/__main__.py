@@ -120,13 +120,20 @@ def fetch(python: str) -> int:
     return subprocess.call([python, "-c", code], env=environment.variables(python), cwd=ROOT)
 
 
+MODULES = {
+    "study": "humr.studies",
+    "bench": "humr.bench",
+    "convert": "humr.official",
+    "tables": "humr.paper_evaluation",
+}
+
+
 def forward(python: str, options: argparse.Namespace) -> int:
     """Hand the rest of the command line to the module that knows it."""
     if options.command == "lab":
         return call(python, "jupyterlab", *options.rest)
-    if options.command in ("study", "bench"):
-        module = {"study": "humr.studies", "bench": "humr.bench"}[options.command]
-        return call(python, module, *options.rest)
+    if options.command in MODULES:
+        return call(python, MODULES[options.command], *options.rest)
     return call(python, "humr.experiments", options.command, *options.rest)
 
 
@@ -171,6 +178,8 @@ def parser() -> argparse.ArgumentParser:
         "train": "train on it: one run of a profile",
         "study": "train and evaluate the ablations that are missing; goes on where it stopped",
         "bench": "time every part of the chain",
+        "convert": "turn an official checkpoint into one of ours",
+        "tables": "HuMR's tables on licensed test sets",
         "lab": "open JupyterLab",
     }.items():
         commands.add_parser(name, help=help_text, add_help=False).set_defaults(run=forward)

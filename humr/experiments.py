@@ -25,7 +25,7 @@ from humr.environment import say
 from humr.evaluation import summary
 from humr.files import digest, write_text
 from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
-from humr.paper_config import PaperRun
+from humr.paper_config import Licensed, PaperRun
 from humr.paths import DATA, ROOT, RUNS
 from humr.profiles import PROFILES, Profile, profile
 from humr.provenance import provenance
@@ -50,6 +50,8 @@ class System:
     summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
     code: Sequence[str]  # modules that rows depend on
     check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
+    # Names what rows depend on, of a world's configuration; None: the folder of its data.
+    evaluated_on: Callable[[Any], str] | None = None
 
 
 _LIFTING: dict[str, Any] = {
@@ -81,6 +83,7 @@ SYSTEMS: dict[type, System] = {
         summary=paper_runs.summary,
         code=paper_runs.EVALUATING,
         check=paper_runs.check,
+        evaluated_on=paper_runs.evaluated_on,
     ),
     LiftingRun: System(
         name="lifting", fit=lifting_runs.fit_flow, build=lifting_runs.build_flow, **_LIFTING
@@ -167,7 +170,7 @@ def _shipped(system: str) -> Path:
 
 def evaluated(
     checkpoint: Path,
-    config: World | LiftingWorld,
+    config: World | LiftingWorld | Licensed,
     split: str,
     *,
     hypotheses: int,
@@ -181,7 +184,9 @@ def evaluated(
     """
     system = _system(json.loads(checkpoint.with_suffix(".json").read_text()))
     of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in system.code)
-    weights, data = checkpoint.with_suffix(".safetensors"), system.store(config).directory.name
+    weights = checkpoint.with_suffix(".safetensors")
+    of_data = system.evaluated_on or (lambda config: system.store(config).directory.name)
+    data = of_data(config)
     name = f"{[digest(weights), data, of_code]} {split} {hypotheses} {seed}"
     name = sha256((name + " focal" * default_focal).encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"

@@ -1,8 +1,9 @@
 r"""Official checkpoints become our networks: HuMR (WACV 2025) and the lifting flow (ICCV 2021).
 
-Reading is strict and runs nothing that is in a file (`strict_weights`).
-What comes out is `mesh.Humr` with its image backbone, or `lifting.LiftingFlow`; `convert_humr`
-and `convert_lifting` write them as checkpoints of ours, and from there on nothing is special.
+Reading is strict and runs nothing that is in a file (`strict_weights`). What comes out is
+`mesh.Humr` with its image backbone, or `lifting.LiftingFlow`; `convert_humr` and `convert_lifting`
+(``python3 -m humr convert humr FILE STEM``) write them as checkpoints of ours, and from there on
+nothing is special.
 
 **Lifting.** The official vectors are $(x_0 \ldots x_{15}, y_0 \ldots, z_0 \ldots)$, ours are joint
 after joint, and the first coupling's halves differ as sets: no reordering of weights can help.
@@ -16,9 +17,10 @@ $\alpha' = \kappa \alpha$ and $u' = \kappa u$ with $\kappa = 0.636\,\pi / 2 = 0.
 limit and the rows that predict $u$ are multiplied by $\kappa$.
 """
 
+import argparse
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +31,14 @@ from torch import Tensor, nn
 from humr.checkpoints import save_model
 from humr.config import Model, to_dict
 from humr.encoders import BETAS
+from humr.environment import say
 from humr.files import digest
 from humr.flows import FixedPermutation
 from humr.hrnet import HRNet
 from humr.lifting import LATENT, POINTS, POSE, LiftingFlow
 from humr.lifting_config import LiftingModel, LiftingRun
 from humr.mesh import Humr
+from humr.paper_config import PaperRun
 from humr.strict_weights import check, fill, label, load
 
 LIGHTNING = {"state_dict", "epoch", "global_step", "pytorch-lightning_version", "optimizer_states",
@@ -118,7 +122,7 @@ def convert_humr(path: Path, stem: Path, model: Model | None = None) -> None:
     about = {"name": "official", "official": label(path), "sha256": digest(path)}
     width = {"system": "hrnet", "width": model.features // CHANNELS}
     save_model(stem.with_name(f"{stem.name}-backbone"), backbone, {**about, **width})
-    save_model(stem, humr, {**about, "system": "humr", "run": {"model": to_dict(model)}})
+    save_model(stem, humr, {**about, "system": "paper", "run": to_dict(PaperRun(model=model))})
 
 
 # -------------------------------------------------------------------------- ICCV 2021
@@ -217,3 +221,27 @@ def _orders(blocks: int) -> list[Tensor]:
     *others, last = [torch.from_numpy(order) for order in drawn]
     points = LATENT + torch.arange(POINTS).view(2, -1).T.flatten()
     return [first, *others, last[torch.cat([torch.arange(LATENT), points])]]
+
+
+# ----------------------------------------------------------------------- command line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of `convert`."""
+    parser = argparse.ArgumentParser(prog="humr convert", description="Official checkpoints.")
+    parser.add_argument("system", choices=("humr", "lifting"), help="WACV 2025 or ICCV 2021")
+    parser.add_argument("file", type=Path, help="the official checkpoint")
+    parser.add_argument("stem", type=Path, help="where ours goes: stem.safetensors, stem.json")
+    options = parser.parse_args(arguments)
+    convert = {"humr": convert_humr, "lifting": convert_lifting}[options.system]
+    try:
+        convert(options.file, options.stem)
+    except (FileNotFoundError, ValueError) as error:
+        say(f"humr: {error}")
+        return 1
+    say(f"written: {options.stem}.safetensors and .json")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

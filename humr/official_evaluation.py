@@ -57,7 +57,7 @@ def evaluate(
     device = model.flow.mean.device
     generator, yardstick = torch.Generator().manual_seed(seed), yardstick.to(device)
     rows = []
-    for batch, people in _parts(tqdm(pairs, desc="evaluation", mininterval=2), hypotheses):
+    for batch, people in _parts(pairs, hypotheses):
         _check_pair(model, batch, people)
         seen = (_with_diagonal(batch) if focal == "diagonal" else batch).to(device)
         masks = official.evaluation_masks(people, root=root)
@@ -81,7 +81,7 @@ def _parts(
 ) -> Iterator[tuple[Batch, Annotations]]:
     """Cut batches, the shorter the more hypotheses each image has."""
     size = max(1, BODIES // hypotheses)
-    for batch, people in pairs:
+    for batch, people in tqdm(pairs, desc="evaluation", mininterval=2):
         if len(batch) != len(people):
             raise ValueError(
                 f"a batch and its annotations must be of the same people; got {len(batch)} and "

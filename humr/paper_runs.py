@@ -7,25 +7,33 @@ import pandas as pd
 import torch
 from torch import nn
 
-from humr import feature_cache, inventory, metrics, training
+from humr import (
+    feature_cache,
+    inventory,
+    licensed_tests,
+    metrics,
+    official_evaluation,
+    training,
+)
 from humr.bodies import Body, load_body
-from humr.config import Model, from_dict, to_dict
+from humr.config import Model, config_hash, from_dict, to_dict
 from humr.datasets import Batch
 from humr.feature_cache import BACKBONE, TRAIN, VALIDATION, Cached, CachedPool
 from humr.files import digest
-from humr.licensed import LICENSED, TRAINING, data_set, find
+from humr.licensed import LICENSED, SMPLX_BODY, TRAINING, data_set, find
 from humr.licensed_images import ImageStream, LicensedImages, workers
 from humr.licensed_people import batch_of
 from humr.mesh import JOINTS, Humr
 from humr.objective import HumrObjective
+from humr.official_measures import load_yardstick
 from humr.paper_config import Licensed, PaperRun
 from humr.rotations import matrix_to_sixd
 from humr.shards import Store
 from humr.skeletons import BODY22
 from humr.smpl_files import read_mean_parameters
 
-EVALUATING = ("evaluation", "measures", "metrics", "surface", "mesh")  # what rows depend on
-BODIES = ("SMPLX_NEUTRAL.npz", "models/smplx/SMPLX_NEUTRAL.npz")
+EVALUATING = ("official_evaluation", "official_measures", "metrics", "surface", "skinning", "smpl",
+              "mesh")  # fmt: skip
 MEANS = "utils/smpl_mean_params.npz"
 HIPS = BODY22.indices(("left_hip", "right_hip"))
 ROOT = LICENSED  # where the files lie
@@ -87,7 +95,7 @@ def fit(run: PaperRun, name: str, fabric: training.Fabric, directory: Path) -> t
     model = Humr(run.model)
     mean = read_mean_parameters(find(ROOT, MEANS))
     model.head.start_at(torch.nn.functional.pad(mean.betas, (0, 1)).float(), mean.camera.float())
-    body = load_body(find(ROOT / "body_models/smplx", *BODIES)).to(fabric.device)
+    body = load_body(find(ROOT, *SMPLX_BODY)).to(fabric.device)
     objective = HumrObjective(model, body, run.weights, run.supervision, run.training.hypotheses)
     held_out = store(run.world).load(VALIDATION)
     about = {
@@ -208,12 +216,33 @@ def evaluate(
     seed: int,
     default_focal: bool = False,
 ) -> pd.DataFrame:
-    """Measure a model on a test set; not there yet."""
-    del model, about, config, hypotheses, seed, default_focal
-    raise NotImplementedError(
-        f"{split}: the official evaluation on licensed test sets is not wired yet; "
-        "`licensed_images.evaluation_batches` gives its batches"
-    )
+    """Measure a model on a test set, or on all of them ("test"): one row per person.
+
+    With `default_focal` the network and the camera take the photograph's diagonal, as in the
+    official code.
+    """
+    del about
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, yardstick = model.to(device).eval(), load_yardstick(root=ROOT)
+    focal = "diagonal" if default_focal else "given"
+    parts = [
+        official_evaluation.evaluate(
+            model,
+            licensed_tests.batches(name, ROOT),
+            yardstick,
+            hypotheses=hypotheses,
+            seed=seed,
+            focal=focal,
+            root=ROOT,
+        )
+        for name in (config.test if split == "test" else (split,))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def evaluated_on(config: Licensed) -> str:
+    """Name what rows of a run's test sets depend on beside the model and the code."""
+    return "-".join(config_hash(licensed_tests.described(name, ROOT)) for name in config.test)
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:

@@ -111,7 +111,7 @@ class Store(Generic[T]):
             if not path.exists()
         ]
         if jobs:
-            small = self.shard * len(jobs) <= WORTH_A_PROCESS
+            small = sum(self.length(*job) for job in jobs) <= WORTH_A_PROCESS
             self._run(jobs, 1 if small else workers or os.cpu_count() or 1)
         if jobs or not (self.directory / "manifest.json").exists():
             self._write_manifest()

@@ -89,7 +89,7 @@ def _found(
     job: Variant, profile_name: str, published: pd.DataFrame | None, measured: Measured
 ) -> pd.DataFrame:
     """Rows of a finished run or of the committed results; empty if there are none."""
-    if _is_done(job):
+    if is_done(job):
         return measured(job, profile_name)
     return pd.DataFrame() if published is None else published.loc[published["key"] == job.key]
 
@@ -114,7 +114,8 @@ def checkpoint(job: Variant) -> Path:
     return experiments.run_directory(job.run) / job.checkpoint
 
 
-def _is_done(job: Variant) -> bool:
+def is_done(job: Variant) -> bool:
+    """Say whether the run of a variant is finished on this machine."""
     return (experiments.run_directory(job.run) / "done.json").exists()
 
 
@@ -166,10 +167,10 @@ def store(
     Rows that are committed already, of jobs that this machine has not run, stay.
     """
     jobs = list({job.key: job for job in jobs}.values())
-    done = [job for job in jobs if _is_done(job)]
+    done = [job for job in jobs if is_done(job)]
     if not done:
         raise FileNotFoundError(f"no run of study {product!r} is finished; run it first")
-    kept = _kept(product, profile_name, [job for job in jobs if not _is_done(job)])
+    kept = _kept(product, profile_name, [job for job in jobs if not is_done(job)])
     made = pd.concat([measured(job, profile_name) for job in done], ignore_index=True)
     table = pd.concat([kept, made], ignore_index=True)
     trained = {_trained(job) for job in done}

@@ -48,14 +48,14 @@ LAYERS = (
     | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"ranks", "shards", "lifting_data", "lifting_world"}
-    | {"licensed_people", "licensed_images", "feature_cache"}
+    | {"licensed_people", "licensed_images", "feature_cache", "licensed_tests"}
     | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"},
     {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
-    | {"lifting_panels", "official_evaluation"}
+    | {"lifting_panels", "official_evaluation", "paper_evaluation"}
     | {"mesh_runs", "paper_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
     | {"streams", "workloads", "bench_parts", "bench_switches", "loader_bench", "bench"},
     {"__main__"},

@@ -1,6 +1,6 @@
 import os
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -562,3 +562,18 @@ def test_settings_cannot_smuggle_a_call(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="could run code"):
         official.read_humr(path, SMALL)
     assert not (tmp_path / "run").exists()
+
+
+# ----------------------------------------------------------------------- command line
+
+
+def test_the_command_converts(checkpoint, tmp_path, monkeypatch, capsys):
+    small = partial(official.convert_humr, model=SMALL)
+    monkeypatch.setattr(official, "convert_humr", small)
+    assert official.main(["humr", str(checkpoint), str(tmp_path / "ours")]) == 0
+    model, about = experiments.load(tmp_path / "ours")
+    assert isinstance(model, Humr)
+    assert about["run"]["world"]["test"] == ["3dpw-test-cam", "emdb-p1", "emdb-p1-occl"]
+    assert official.main(["lifting", str(checkpoint), str(tmp_path / "other")]) == 1
+    assert "expected 'net'" in "".join(capsys.readouterr())
+    assert not (tmp_path / "other.safetensors").exists()

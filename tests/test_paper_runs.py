@@ -164,9 +164,7 @@ def test_only_files_of_the_chosen_sets_are_needed():
     assert paths(train=TRAINING) == every
 
 
-def test_what_is_not_there_yet_says_so():
-    with pytest.raises(NotImplementedError, match="emdb-p1: the official evaluation"):
-        paper_runs.evaluate(Humr(RUN.model), {}, RUN.world, "emdb-p1", hypotheses=2, seed=0)
+def test_checkpoints_of_other_systems_are_refused():
     with pytest.raises(ValueError, match="of system 'paper'; got 'humr'"):
         paper_runs.build({"system": "humr"})
 

@@ -1,0 +1,102 @@
+"""Test sets of HuMR as the network sees them: features of the photographs, computed once.
+
+Every model of the same backbone is evaluated on them. They are kept in `data/features`, in single
+precision; a folder belongs to one backbone and one annotation file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from humr.annotations import Annotations, read_annotations
+from humr.datasets import Batch
+from humr.feature_cache import AT_ONCE, BACKBONE, backbone, device_of
+from humr.files import digest
+from humr.licensed import LICENSED, data_set, existing
+from humr.licensed_images import TestImages, features, loaded
+from humr.licensed_people import Looks, Rows, unlabelled_batch
+from humr.shards import Store, read_tensors
+
+RECIPE = 1  # raise it whenever the same files would give other features
+SHARD = 500  # people per file
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """What decides the features of a test set."""
+
+    __test__ = False  # not for pytest
+
+    name: str
+    annotations: str  # hash of the file
+    backbone: str
+
+
+@dataclass(frozen=True)
+class Seen(Rows):
+    """People of a test set, in the boxes in which they are evaluated."""
+
+    features: Float[Tensor, "people features"]
+    image_size: Float[Tensor, "people 2"]  # of the photograph
+
+    @classmethod
+    def read(cls, path: Path) -> "Seen":
+        """Read one shard."""
+        return cls(**read_tensors(path, {"features", "image_size"}))
+
+
+def described(name: str, root: Path = LICENSED) -> TestSet:
+    """Say what decides the features of a test set."""
+    annotations = existing(root / "annotations" / data_set(name).annotations)
+    network = existing(root / BACKBONE)
+    return TestSet(name=name, annotations=digest(annotations), backbone=digest(network))
+
+
+def store(name: str, root: Path = LICENSED) -> Store[Seen]:
+    """Return the shards of a test set, made or not."""
+    return Store(
+        name=name,
+        config=described(name, root),
+        sizes={"test": len(read_annotations(name, root=root))},
+        shard=SHARD,
+        recipe=RECIPE,
+        make=partial(make_shard, root=root),
+        read=Seen.read,
+        join=Seen.join,
+        folder="features",
+        command="tables",
+    )
+
+
+def make_shard(config: TestSet, split: str, number: int, *, root: Path) -> Seen:
+    """Read, crop and encode the people of one shard."""
+    del split
+    people = read_annotations(config.name, root=root)
+    unmasked = replace(people, mask_valid=torch.zeros(len(people), dtype=torch.bool))
+    start, stop = number * SHARD, min((number + 1) * SHARD, len(people))
+    keys = [list(range(i, min(i + AT_ONCE, stop))) for i in range(start, stop, AT_ONCE)]
+    network = backbone(root, device_of(number))
+    parts = [
+        Seen(features(network, crops.image).cpu(), crops.image_size)
+        for crops in loaded(TestImages(unmasked, root=root), keys, 0)
+    ]
+    return Seen.join(parts)
+
+
+def batches(name: str, root: Path = LICENSED) -> Iterator[tuple[Batch, Annotations]]:
+    """Yield a test set in batches, with the rows of its annotations; focal lengths as given."""
+    made = store(name, root)
+    made.generate()
+    people, seen = read_annotations(name, root=root), made.load("test")
+    for start in range(0, len(people), BATCH):
+        here = slice(start, start + BATCH)
+        part, sight = people[here], seen[here]
+        everything = torch.full((len(part), 8), 255, dtype=torch.uint8)  # masks are read elsewhere
+        looks = Looks(part.box, everything, sight.features)
+        yield unlabelled_batch(part, looks, sight.image_size, default_focal=False), part

@@ -1,0 +1,157 @@
+"""Tests of humr.paper_evaluation and humr.licensed_tests: from files to the paper's tables."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import smpl_world
+import torch
+from licensed_world import write_networks, write_set
+
+from humr import (
+    experiments,
+    licensed_tests,
+    official_measures,
+    paper_evaluation,
+    paper_runs,
+    shards,
+)
+from humr.annotations import read_annotations
+from humr.checkpoints import save_model
+from humr.config import Model, Training, to_dict
+from humr.hrnet import HRNet
+from humr.licensed import TEST
+from humr.licensed_images import evaluation_batches
+from humr.mesh import Humr
+from humr.paper_config import PaperRun
+
+PEOPLE = 3
+MODEL = Model(features=30, pose_hidden=8, pose_width=4, blocks=2, hidden=16, head_hidden=16)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("licensed")
+    write_networks(folder)
+    smpl_world.write(folder)
+    for name in TEST:
+        write_set(folder, name, PEOPLE)
+    return folder
+
+
+@pytest.fixture
+def apart(root, tmp_path, monkeypatch):
+    """Everything in folders of this test; small bodies in place of the official ones."""
+    sizes = {"vertices": smpl_world.V, "smplx_vertices": smpl_world.X, "face": smpl_world.FACE}
+    small = partial(official_measures.load_yardstick, **sizes)
+    monkeypatch.setattr(paper_runs, "load_yardstick", small)
+    monkeypatch.setattr(paper_runs, "ROOT", root)
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
+    for module in (experiments, paper_evaluation):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    run = PaperRun(model=MODEL)
+    save_model(tmp_path / "humr", Humr(MODEL), {"system": "paper", "run": to_dict(run)})
+    return tmp_path / "humr"
+
+
+def test_features_are_computed_once_and_are_those_of_the_images(apart, root, monkeypatch):
+    network = HRNet(2)
+    network.load_state_dict(torch.load(root / paper_runs.BACKBONE, weights_only=True))
+    direct = list(evaluation_batches("emdb-p1", network.eval(), default_focal=False, root=root))
+    kept = list(licensed_tests.batches("emdb-p1", root))
+    monkeypatch.setattr(licensed_tests, "features", None)  # must not be asked for again
+    again = list(licensed_tests.batches("emdb-p1", root))
+    for (one, people), (two, same), (three, _) in zip(direct, kept, again, strict=True):
+        torch.testing.assert_close(two.features, one.features, rtol=1e-5, atol=1e-5)
+        assert torch.equal(three.features, two.features)
+        assert two.features.std(0).median() > 1e-4  # people differ
+        for name in ("keypoints", "box_info", "focal", "image_size", "box"):
+            assert torch.equal(getattr(two, name), getattr(one, name))
+        assert people.image.tolist() == same.image.tolist()
+
+
+def test_a_checkpoint_becomes_the_papers_tables(apart, checkpoint, capsys):
+    arguments = ["--checkpoint", f"mask={checkpoint}", f"mine={checkpoint}", "--hypotheses", "4"]
+    assert paper_evaluation.main(arguments) == 0
+    printed = "".join(capsys.readouterr())
+    folder = apart / "runs/paper/tables"
+    rows = pd.read_parquet(folder / "rows.parquet")
+    assert rows.groupby(["variant", "data_set"]).size().tolist() == [PEOPLE] * 6
+    one, two = (rows[rows["variant"] == name].reset_index(drop=True) for name in ("mask", "mine"))
+    pd.testing.assert_frame_equal(one.drop(columns="variant"), two.drop(columns="variant"))
+    first = pd.read_csv(folder / "table_1.csv", header=[0, 1, 2], index_col=[0, 1], dtype=str)
+    best = first.loc[("best of 100", "Ours")]
+    expected = one.query("data_set == 'emdb-p1'")["mpjpe_best"].mean()
+    assert best["EMDB (24)", "MPJPE", "paper"] == "63.6"
+    assert float(best.filter(like="ours").to_numpy()[3]) == pytest.approx(expected, abs=0.06)
+    assert ("best of 100", "mine") in first.index
+    for name in ("1", "2", "3", "S1", "S2"):
+        assert f"Table {name} " in printed
+        assert (folder / f"table_{name}.csv").exists()
+    about = json.loads((folder / "about.json").read_text())
+    assert about["variants"] == ["mask", "mine"]
+    assert about["people"] == 6 * PEOPLE
+
+
+def test_nothing_is_evaluated_twice_and_the_focal_length_matters(apart, checkpoint, monkeypatch):
+    usual = paper_evaluation.rows_of({"a": checkpoint}, hypotheses=2)[0]
+    given = paper_evaluation.rows_of({"a": checkpoint}, hypotheses=2, focal="given")[0]
+    assert not np.allclose(usual["pixels_mode"], given["pixels_mode"], equal_nan=True)
+    monkeypatch.setattr(paper_runs.official_evaluation, "evaluate", None)
+    again = paper_evaluation.rows_of({"b": checkpoint}, hypotheses=2)[0]
+    pd.testing.assert_frame_equal(again.drop(columns="variant"), usual.drop(columns="variant"))
+
+
+def test_finished_runs_are_found(apart, checkpoint, monkeypatch):
+    sizes = paper_evaluation.profile("paper")
+    small = replace(
+        sizes, study=replace(sizes.study, model=MODEL, training=Training(steps=1)), hypotheses=2,
+        seeds=2,
+    )  # fmt: skip
+    monkeypatch.setattr(paper_evaluation.studies, "profile", lambda name: small)
+    made = paper_evaluation.variants("components", "paper")
+    chosen = [replace(item, run=replace(item.run, model=MODEL)) for item in made[-2:]]
+    monkeypatch.setattr(paper_evaluation, "variants", lambda study, name: chosen)
+    assert paper_evaluation.rows_of_runs() == []
+    directory = experiments.run_directory(chosen[0].seeded(1).run)
+    for suffix in (".safetensors", ".json"):
+        target = directory / f"{chosen[0].checkpoint}{suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(checkpoint.with_suffix(suffix).read_bytes())
+    (directory / "done.json").write_text(json.dumps({"seconds": 1.0, "step": 1}))
+    (rows,) = paper_evaluation.rows_of_runs()
+    assert set(rows["variant"]) == {chosen[0].name}
+    assert set(rows["seed"]) == {1}
+    assert len(rows) == len(TEST) * PEOPLE
+
+
+def test_missing_files_and_nothing_to_do_are_said(apart, checkpoint, root, capsys):
+    assert paper_evaluation.main([]) == 1
+    assert "nothing to evaluate" in "".join(capsys.readouterr())
+    path = root / "utils/smplx2smpl.pkl"
+    kept = path.rename(path.with_suffix(".away"))
+    try:
+        assert paper_evaluation.main(["--checkpoint", f"x={checkpoint}"]) == 1
+    finally:
+        kept.rename(path)
+    assert "smplx2smpl.pkl" in "".join(capsys.readouterr())
+    with pytest.raises(SystemExit):
+        paper_evaluation.main(["--checkpoint", "nameless"])
+    assert "expected NAME=STEM; got 'nameless'" in capsys.readouterr().err
+
+
+def test_features_belong_to_their_files(root, tmp_path):
+    one = licensed_tests.described("emdb-p1", root)
+    assert len(read_annotations("emdb-p1", root=root)) == PEOPLE
+    assert one != licensed_tests.described("emdb-p1-occl", root)
+    with pytest.raises(FileNotFoundError, match=r"emdb_p1.npz; it is licensed"):
+        licensed_tests.described("emdb-p1", tmp_path)
