@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from humr.capacity import with_advice
 from humr.checkpoints import save_model
 from humr.config import Training
 from humr.files import write_text
@@ -205,7 +206,7 @@ def fit(
                smoothing=0, postfix=_scores(progress), **hidden)  # fmt: skip
     with bar:
         while progress.step < config.steps and not _stale(progress, config):
-            ledger.add(progress.step, _step(engine, draw, progress.step))
+            ledger.add(progress.step, _fitting_step(engine, draw, progress.step))
             progress.step += 1
             bar.update()
             if progress.step % config.validate_every == 0 or progress.step == config.steps:
@@ -226,6 +227,21 @@ def _scores(progress: Progress) -> dict[str, str]:
     """Return what the progress bar says beside rate and time left."""
     values = {"score": progress.metrics["score"], "best": progress.best} if progress.log else {}
     return {name: f"{value:.4g}" for name, value in values.items()}
+
+
+def _fitting_step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
+    """One step; if memory is too small for it, an error says which batch would fit."""
+
+    def attempt(size: int) -> None:
+        batch = draw(engine.generator)[:size].to(engine.fabric.device)
+        turn = engine.turn(next(iter(engine.players)))
+        terms = engine.wrapped(lambda: batch, generator=engine.generator, **turn)
+        engine.fabric.backward(engine.objective.total(terms))
+
+    what = "images of a step (Training.batch)"
+    return with_advice(
+        lambda: _step(engine, draw, step), what=what, size=engine.config.batch, attempt=attempt
+    )
 
 
 def _step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"},
+    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks", "capacity"},
     "ranks": {"config"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},

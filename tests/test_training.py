@@ -77,6 +77,21 @@ def rows(directory):
     return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
 
 
+class Hungry(Line):
+    """Memory is enough for ten numbers."""
+
+    def forward(self, batch, *, generator):
+        if len(batch) > 10:
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
+        return super().forward(batch, generator=generator)
+
+
+def test_too_large_a_batch_is_told_which_one_fits(tmp_path):
+    with pytest.raises(MemoryError, match=r"for 32 images of a step \(Training.batch\); 8 fit"):
+        run(tmp_path, line=Hungry())
+    assert not list(tmp_path.glob("best*"))
+
+
 def test_learns_and_leaves_the_best_weights(tmp_path):
     progress, _ = run(tmp_path, replace(CONFIG, steps=200))
     assert progress.best < 0.1
