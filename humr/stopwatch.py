@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from humr.memory import peak_memory
 
@@ -20,6 +21,7 @@ Device = torch.device | str
 SHORTEST = 0.02  # seconds: shorter works are run several times a repeat
 SIDE = 1024  # of the matrices whose product is the device's floor
 COPIED = 2**26  # bytes
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,29 @@ def floor(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Floor:
 
 def operations(work: Work) -> int:
     """Floating-point operations of the matrix products in a work; elementwise ones not counted."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         work.run()
-    return counter.get_total_flops()
+    return counter.total
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations by torch's own formulas.
+
+    `FlopCounterMode` does so by module as well, with hooks that gradients of gradients break.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func.has_kernel_for_dispatch_key(_COMPOSITE):
+            with self:
+                return func.decompose(*args, **kwargs)  # into products that have a formula
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result
 
 
 def timed(works: Sequence[Work], *, repeats: int, device: Device = "cpu") -> pd.DataFrame:

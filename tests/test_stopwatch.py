@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from humr import stopwatch
 from humr.stopwatch import Work
@@ -63,3 +64,31 @@ def test_costs(device):
     table = stopwatch.costs([Work(name="x", run=lambda: spin().sum())], device=device)
     assert table.loc[0, "operations"] == 2 * 64**3
     assert table.loc[0, "memory"] >= 0
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_counts_like_torchs_own_counter(inference):
+    layers = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3))
+    x = torch.randn(4, 5)
+
+    def forward():
+        return layers(x).sum() if inference else layers(x).sum().backward()
+
+    with torch.inference_mode(inference), FlopCounterMode(display=False) as theirs:
+        forward()
+    with torch.inference_mode(inference):
+        counted = stopwatch.operations(Work(name="layers", run=forward))
+    assert counted == theirs.get_total_flops()
+    assert counted >= 2 * 4 * (5 * 7 + 7 * 3)
+
+
+def test_counts_gradients_of_gradients():
+    layer = torch.nn.Linear(5, 1)
+    x = torch.randn(4, 5, requires_grad=True)
+
+    def penalty():
+        (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+
+    # forward, gradient, and of the second pass: through the gradient to weight and layer's output
+    assert stopwatch.operations(Work(name="penalty", run=penalty)) >= 4 * 2 * 4 * 5
