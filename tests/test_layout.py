@@ -40,7 +40,7 @@ LAYERS = (
     | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "stopwatch", "claims", "results", "paper_tables"}
-    | {"acceleration", "capacity"},
+    | {"acceleration", "capacity", "schedules"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
@@ -67,7 +67,8 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks", "capacity"},
+    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"}
+    | {"capacity", "acceleration", "schedules"},
     "ranks": {"config"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
