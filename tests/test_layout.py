@@ -57,7 +57,8 @@ LAYERS = (
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels", "official_evaluation", "paper_evaluation"}
     | {"mesh_runs", "paper_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
-    | {"streams", "workloads", "bench_parts", "bench_switches", "loader_bench", "bench"},
+    | {"streams", "workloads", "bench_parts", "bench_switches", "bench_scaling"}
+    | {"loader_bench", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
