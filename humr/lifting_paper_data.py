@@ -1,29 +1,34 @@
 """Splits of Human3.6M and MPI-INF-3DHP for lifting: what they need, read from licensed files.
 
-Nothing is made of these files and nothing copied; `store` stands where that of the open world
-does. The groups "studio", "rooms" and "outdoor" are GS, noGS and Outdoor of MPI-INF-3DHP.
+Images are read from these files; only what is fitted to heatmaps, which takes hours, is kept, in
+`data/lifting`. `store` stands where that of the open world does. The groups "studio", "rooms" and
+"outdoor" are GS, noGS and Outdoor of MPI-INF-3DHP.
 """
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from humr import h36m_lifting, inventory, mpi3dhp
 from humr.config import config_hash
 from humr.files import digest
-from humr.licensed import LICENSED, shown
+from humr.licensed import LICENSED, find, shown
 from humr.licensed_lifting import LicensedLifting
 from humr.lifting_config import GROUPS
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
 from humr.paths import ROOT as HOUSE
-from humr.shards import Store
+from humr.shards import Store, read_tensors, write
 
 RECIPE = 1  # raise it whenever the same files would give other images
 ROOT = LICENSED  # where the files lie
 THEIRS = dict(zip(GROUPS, mpi3dhp.GROUPS, strict=True))
+HEATMAPS = "H36M_dataset_h36m_hrnet.h5"
 FILES_OF = {"train": "train", "validation": "train", "test": "test", "ambiguous": "test"}
 READING = ("lifting_paper_data", "licensed_lifting", "h36m_lifting", "h36m", "mpi3dhp",
            "gaussians", "heatmaps")  # fmt: skip
@@ -53,7 +58,7 @@ def _files(config: Human36m, split: str) -> set[str]:
     if config.poses == "fits":
         names = {f"{FILES_OF[split]}set_h36m.pickle"}
     elif config.poses == "heatmaps":
-        names = {"H36M_dataset_h36m_hrnet.h5"}
+        names = {HEATMAPS}
     else:
         detector = h36m_lifting.DETECTORS[config.poses]
         names = {"data_3d_h36m.npz", f"data_2d_h36m_{detector}.npz", "metadata.xml"}
@@ -111,7 +116,7 @@ def _read(config: Human36m, split: str, stride: int, root: Path) -> LicensedLift
     if config.poses == "fits":
         return h36m_lifting.read_fits(split, stride=stride, folder=folder)
     if config.poses == "heatmaps":
-        return h36m_lifting.read_heatmaps(split, stride=stride, folder=folder)
+        return _fitted(split, stride, folder, store(config).directory.parent)
     return h36m_lifting.read_keypoints(split, stride=stride, detector=config.poses, folder=folder)
 
 
@@ -132,12 +137,52 @@ def _divided(config: Human36m, root: Path) -> dict[str, LicensedLifting]:
     return {"train": images[~held], "validation": images[held][chosen]}
 
 
+# ------------------------------------------------------------------- fits of heatmaps
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Images with heatmaps, without the heatmaps, as they are kept on disk."""
+
+    joints: Float[Tensor, "images 17 3"]
+    points: Float[Tensor, "images 16 2"]
+    fits: Float[Tensor, "images 16 6"]
+    moments: Float[Tensor, "images 16 6"]
+    subject: UInt8[Tensor, " images"]
+    action: UInt8[Tensor, " images"]  # its number among the names
+    names: UInt8[Tensor, " bytes"]  # JSON
+
+
+def _fitted(split: str, stride: int, folder: Path, kept: Path) -> LicensedLifting:
+    """Read heatmaps and keep what is fitted to them, as long as their file does not change."""
+    about = find(folder, HEATMAPS).stat()
+    origin = config_hash([RECIPE, split, stride, about.st_size, about.st_mtime_ns])
+    path = kept / f"heatmaps-{origin}.safetensors"
+    if not path.exists():
+        write(path, _packed(h36m_lifting.read_heatmaps(split, stride=stride, folder=folder)))
+    tensors = read_tensors(path, {f.name for f in fields(Fitted)})
+    names = json.loads(bytes(tensors.pop("names").tolist()))
+    action = tuple(names[number] for number in tensors.pop("action").tolist())
+    return LicensedLifting(**tensors, action=action)
+
+
+def _packed(images: LicensedLifting) -> Fitted:
+    tensors = {f.name: getattr(images, f.name) for f in fields(images) if f.name != "action"}
+    names = sorted(set(images.action))
+    number = {name: index for index, name in enumerate(names)}
+    return Fitted(
+        **tensors,
+        action=torch.tensor([number[name] for name in images.action], dtype=torch.uint8),
+        names=torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8),
+    )
+
+
 # ------------------------------------------------------------------------------ store
 
 
 @dataclass(frozen=True, kw_only=True)
 class InPlace(Store[LicensedLifting]):
-    """Splits that are read from licensed files: there is nothing to make."""
+    """Splits that are read from licensed files: there is nothing to make beforehand."""
 
     def generate(self, *, splits: Iterable[str] | None = None, workers: int | None = None) -> Path:
         """Write the manifest, which names the configuration."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from humr import experiments, inventory, shards
+from humr import experiments, h36m_lifting, inventory, shards
 from humr import lifting_paper_data as data
 from humr.lifting_data import normalised
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
@@ -142,15 +142,16 @@ def test_groups_of_the_transfer_set(root):
 
 
 def test_heatmaps(tmp_path, monkeypatch):
-    """The table has all subjects; images of S8 in "Walking" are held out."""
+    """The table has all subjects; images of S8 in "Walking" are held out. Fits are kept."""
     monkeypatch.setattr(data, "ROOT", tmp_path)
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
     poses = formats.people(4)
     points = torch.from_numpy(formats.mpii(formats.seen(poses))).float()
     cells = 8 + np.floor(normalised(points).numpy() * [9, -9] + 23)
     for table, subjects in (("trainset", [b"S8", b"S1"]), ("testset", [b"S9", b"S11"])):
         covariance = np.array([[9.0, 3.0], [3.0, 4.0]]) * (1 if table == "trainset" else 4)
         rows = {
-            "action": [b"Walking"] * 4,
+            "action": [b"Walking", b"Walking", b"Walking", b"Eating"],
             "subject": subjects * 2,
             "gt_3d": poses.swapaxes(1, 2),
             "argmax_2d": cells[..., ::-1].swapaxes(1, 2) / 64,
@@ -160,11 +161,19 @@ def test_heatmaps(tmp_path, monkeypatch):
         formats.write_table(tmp_path / "h36m" / "H36M_dataset_h36m_hrnet.h5", table, rows)
     world = Human36m(poses="heatmaps", test_stride=4)
     sizes = {s: len(data.records(world, s)) for s in world.splits[:4]}
-    assert sizes == {"train": 2, "validation": 2, "test": 1, "ambiguous": 4}
+    assert sizes == {"train": 2, "validation": 2, "test": 2, "ambiguous": 4}
     train = data.records(world, "train")
-    assert train.subject.tolist() == [1, 1]
+    assert (train.subject.tolist(), train.action) == ([1, 1], ("Walking", "Eating"))
     np.testing.assert_allclose(train.joints, poses[[1, 3]] / 1000, atol=1e-6)
-    assert train.moments is not None
+
+    kept = list((tmp_path / "data" / "lifting").glob("heatmaps-*.safetensors"))
+    assert len(kept) == 3  # training, the test, and all of it
+    direct = h36m_lifting.read_heatmaps("test", folder=tmp_path / "h36m")
+    monkeypatch.setattr(h36m_lifting, "read_heatmaps", None)  # is not asked again
+    again = data.records(replace(world, validation=1), "ambiguous")
+    for name in ("joints", "points", "fits", "moments", "subject"):
+        assert torch.equal(getattr(again, name), getattr(direct, name)), name
+    assert again.action == direct.action == ("Walking",) * 3 + ("Eating",)
 
 
 # ------------------------------------------------------------------------ names, store
