@@ -187,6 +187,7 @@ class InPlace(Store[LicensedLifting]):
     def generate(self, *, splits: Iterable[str] | None = None, workers: int | None = None) -> Path:
         """Write the manifest, which names the configuration."""
         del splits
+        self.directory.mkdir(parents=True, exist_ok=True)
         return super().generate(workers=workers)
 
     def load(self, split: str) -> LicensedLifting:

@@ -166,8 +166,8 @@ def write_recordings(folder, poses, *, detector="cpn_ft_h36m_dbb"):
                    (cameras[subject, camera] for camera in h36m.CAMERAS)]  # fmt: skip
         points = [joints[..., :2].astype(np.float32) for joints in seen_by]
         positions = (mocap(world) / 1000).astype(np.float32)
-        three[subject] = dict.fromkeys(("Directions", "Sitting"), positions)
-        two[subject] = dict.fromkeys(("Directions", "Sitting"), points)
+        three[subject] = dict.fromkeys(("Directions 1", "Sitting"), positions)
+        two[subject] = dict.fromkeys(("Directions 1", "Sitting"), points)
     np.savez_compressed(folder / "data_3d_h36m.npz", positions_3d=three)
     np.savez_compressed(folder / f"data_2d_h36m_{detector}.npz", positions_2d=two, metadata={})
 

@@ -18,7 +18,8 @@ RUNS = {LiftingRun: LiftingPaperRun, ProposeRun: ProposePaperRun}
 
 def test_defaults_are_the_papers():
     flow, propose = profile("paper").lifting, profile("paper").propose
-    assert (type(flow), type(propose)) == (LiftingPaperRun, ProposePaperRun)
+    assert isinstance(flow, LiftingPaperRun)
+    assert isinstance(propose, ProposePaperRun)
     assert (flow.world.poses, propose.world.poses) == ("fits", "cpn")
     assert flow.world.test_stride == TEST_STRIDE
     assert flow.world.stride == 1
