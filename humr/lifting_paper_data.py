@@ -1,6 +1,6 @@
 """Splits of Human3.6M and MPI-INF-3DHP for lifting: what they need, read from licensed files.
 
-Images are read from these files; only what is fitted to heatmaps, which takes hours, is kept, in
+Images are read from these files; only what is fitted to heatmaps, which takes long, is kept, in
 `data/lifting`. `store` stands where that of the open world does. The groups "studio", "rooms" and
 "outdoor" are GS, noGS and Outdoor of MPI-INF-3DHP.
 """
