@@ -15,6 +15,7 @@ import torch
 
 from humr import bench_parts, bench_switches, stopwatch
 from humr.bench_parts import SIZES
+from humr.bench_scaling import scaling
 from humr.environment import say
 from humr.experiments import write_rows
 from humr.files import write_text
@@ -22,7 +23,7 @@ from humr.loader_bench import loader
 from humr.paths import DATA, RUNS
 from humr.provenance import provenance
 
-GROUPS = bench_parts.GROUPS | {"loader": loader}
+GROUPS = bench_parts.GROUPS | {"scaling": scaling, "loader": loader}
 
 
 def measure(

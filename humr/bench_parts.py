@@ -5,7 +5,7 @@ the two forms are compared before anything is timed: a difference is an error, a
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -13,18 +13,16 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from humr import experiments, losses, mesh, posterior, streams, workloads, world
+from humr import experiments, losses, mesh, posterior, workloads, world
 from humr.bodies import load_body
 from humr.config import Run
 from humr.datasets import Batch
-from humr.flows import ConditionalFlow
 from humr.gaussians import fit_gaussian
 from humr.paths import ROOT
 from humr.profiles import profile
 from humr.rotations import sixd_to_matrix
 from humr.skeletons import ARTICULATED
 from humr.stopwatch import Work
-from humr.variant import changed
 
 PLAIN = ROOT / "tests" / "plain.py"
 AGREE = 1e-4  # relative; sums of a million numbers in single precision
@@ -77,7 +75,7 @@ def training(size: Run, device: str) -> list[Work]:
 
 def _training_parts(ours: workloads.Training, noise: Tensor) -> dict[str, Step]:
     batch, body, flow = ours.batch, ours.objective.body, ours.objective.model.flow
-    points = 2 * torch.rand(*noise[:, 1:].shape[:2], 17, 2, device=noise.device) - 1
+    points = _points(noise)
     keypoints, bends = batch.keypoints, torch.zeros(17, dtype=torch.bool, device=noise.device)
     bends[list(ARTICULATED)] = True
     targets = losses.supervision_targets(
@@ -117,9 +115,15 @@ def _training_parts(ours: workloads.Training, noise: Tensor) -> dict[str, Step]:
         "projection": projection,
         "heatmap loss": heatmaps,
         "mask loss": masks,
+        "mask test": lambda: losses.inside_mask(points, batch.mask),
         "optimiser": ours.optimizer.step,
         "training step": ours.step,
     }
+
+
+def _points(noise: Tensor) -> Tensor:
+    """Keypoints of the random hypotheses, anywhere in the crop."""
+    return 2 * torch.rand(*noise[:, 1:].shape[:2], 17, 2, device=noise.device) - 1
 
 
 def _plain_training(plain: ModuleType, ours: workloads.Training, noise: Tensor) -> dict[str, Step]:
@@ -145,8 +149,14 @@ def _plain_training(plain: ModuleType, ours: workloads.Training, noise: Tensor) 
     def sampling() -> None:
         plain.generate(model.flow, noise, ours.context).sum().backward()
 
+    def test() -> Tensor:
+        return plain.off_mask(points, batch.mask) <= plain.MASK_TOLERANCE
+
+    points = _points(noise)
+    agree("mask test", losses.inside_mask(points, batch.mask).float(), test().float())
     agree("training step", *_both_losses(ours, total))
-    return {"flow, sampling": sampling, "body": bodies, "training step": step}
+    parts: dict[str, Step] = {"flow, sampling": sampling, "body": bodies, "mask test": test}
+    return parts | {"training step": step}
 
 
 def _both_losses(
@@ -269,76 +279,10 @@ def lifting(size: Run, device: str) -> list[Work]:
     return works
 
 
-# ----------------------------------------------------------------------- scaling
-
-AXES = {
-    "hypotheses": (1, 10, 100, 1_000, 10_000),  # of one image, to joints
-    "images": (1, 4, 16, 64),  # of a training step
-    "joints": (5, 11, 22, 55),  # of the flow, 100 hypotheses
-    "context": (8, 128, 979, 4_096),  # of the flow, 100 hypotheses of 4 images
-}
-
-
-def scaling(size: Run, device: str) -> list[Work]:
-    """The same work for more and more of something; works are named "axis: value"."""
-    made = {"hypotheses": _hypotheses, "images": _images, "joints": _joints, "context": _context}
-    return [work for axis, build in made.items() for work in build(size, device, AXES[axis])]
-
-
-def _hypotheses(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
-    ours = workloads.evaluation(size.model, images=1, hypotheses=1, device=device)
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(count: int) -> None:
-        streams.statistics(ours.model, ours.body, ours.batch, count, generator=generator)
-
-    return [Work(name=f"hypotheses: {n}", run=partial(draw, n), count=n) for n in counts]
-
-
-def _images(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
-    works = []
-    for count in counts:
-        ours = workloads.training(changed(size, training={"batch": count}), device=device)
-        works.append(Work(name=f"images: {count}", run=ours.step, count=count))
-    return works
-
-
-def _joints(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
-    return [
-        work
-        for n in counts
-        for work in _flow(size, device, f"joints: {n}", 6 * n, 979, plain=None)
-    ]
-
-
-def _context(size: Run, device: str, widths: Sequence[int]) -> list[Work]:
-    plain = plain_form()
-    return [
-        work
-        for width in widths
-        for work in _flow(size, device, f"context: {width}", mesh.DIM, width, plain=plain)
-    ]
-
-
-def _flow(
-    size: Run, device: str, name: str, dim: int, context: int, *, plain: ModuleType | None
-) -> list[Work]:
-    """Draw 100 hypotheses of four images from a flow of other sizes."""
-    flow = ConditionalFlow(dim, context, blocks=size.model.blocks, hidden=size.model.hidden)
-    flow = flow.to(device).requires_grad_(requires_grad=False)
-    noise, seen = torch.randn(IMAGES, 100, dim), torch.randn(IMAGES, context)
-    noise, seen = noise.to(device), seen.to(device)
-    forms: dict[str, Step] = {"humr": lambda: flow.generate(noise, flow.project(seen))[0]}
-    if plain is not None:
-        forms["plain"] = lambda: plain.generate(flow, noise, seen)
-    return [Work(name=name, run=run, form=form, count=400) for form, run in forms.items()]
-
-
 GROUPS: dict[str, Callable[[Run, str], list[Work]]] = {
     "training": training,
     "evaluation": evaluation,
     "photo": photograph,
     "world": open_world,
     "lifting": lifting,
-    "scaling": scaling,
 }

@@ -186,6 +186,7 @@ class Training:
     beta2: float = later(0.999)
     halve_at: float | None = later(None)  # share of the steps after which the rate is halved
     clip_value: float | None = later(None)  # of single gradients, where an objective says so
+    fast: tuple[str, ...] = later(())  # switches of `acceleration`: other rounding, no more
 
     def __post_init__(self) -> None:
         require(self.steps > 0 and self.batch > 0, "steps and batch must be positive")

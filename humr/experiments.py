@@ -27,6 +27,7 @@ from humr import (
     paper_runs,
     world,
 )
+from humr.acceleration import SWITCHES
 from humr.checkpoints import load_model, save_model
 from humr.config import Run, World, config_hash, from_dict
 from humr.environment import say
@@ -253,11 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, default=1, help="of this machine, to train on")
     parser.add_argument("--nodes", type=int, default=1, help="machines to train on")
     parser.add_argument("--variants", type=int, help="paper: crops per person that are kept")
+    parser.add_argument("--fast", nargs="+", default=[], choices=SWITCHES, help="see acceleration")
     options = parser.parse_args(arguments)
     chosen = profile(options.profile)
     run = getattr(chosen, _PARTS[options.system])
     if options.variants is not None:
         run = _with_variants(run, options.variants)
+    run = replace(run, training=replace(run.training, fast=tuple(options.fast)))
     try:
         SYSTEMS[type(run)].check(run)
     except FileNotFoundError as error:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from humr.acceleration import faster
 from humr.capacity import with_advice
 from humr.checkpoints import save_model
 from humr.config import Training
@@ -27,6 +28,7 @@ from humr.ledger import CAUSES, SUMS, Ledger
 from humr.provenance import provenance
 from humr.ranks import Fabric, generator_of, random_states, restore_states
 from humr.ranks import make_fabric as make_fabric
+from humr.schedules import Average, rate_factor
 
 Draw = Callable[[torch.Generator], Any]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -88,40 +90,6 @@ class Progress:
     def standing(self) -> dict[str, Any]:
         """Step and metrics, for the description of a checkpoint."""
         return {"step": self.step, "metrics": self.metrics}
-
-
-def rate_factor(step: int, config: Training) -> float:
-    """Share of the learning rate at a step: warm-up; then constant, halved, or half a cosine."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    if config.halve_at is not None and step >= config.halve_at * config.steps:
-        warm /= 2
-    if not config.cosine:
-        return warm
-    done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-class Average:
-    """Exponential moving average of the parameters (decay 0: the parameters themselves)."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {n: p.detach().clone() for n, p in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the current parameters; early steps forget faster."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
-        mine = list(self.values.values())
-        torch._foreach_lerp_(mine, [p.detach() for p in model.parameters()], 1 - decay)
-
-    @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange averages and parameters."""
-        for name, parameter in model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.values[name])
-            self.values[name].copy_(kept)
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: Training) -> torch.optim.Optimizer:
@@ -204,7 +172,9 @@ def fit(
     hidden: Any = {} if fabric.is_global_zero else {"disable": True}
     bar = tqdm(total=config.steps, initial=progress.step, desc="training", mininterval=2,
                smoothing=0, postfix=_scores(progress), **hidden)  # fmt: skip
-    with bar:
+    flow = getattr(engine.model, "flow", None)
+    with faster(config.fast, fabric.device, flow) as on, bar:
+        about["fast"] = list(on)
         while progress.step < config.steps and not _stale(progress, config):
             ledger.add(progress.step, _fitting_step(engine, draw, progress.step))
             progress.step += 1

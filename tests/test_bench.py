@@ -94,14 +94,3 @@ def test_latents_are_evaluated_without_data_on_disk():
 def test_lifting_systems_take_steps():
     for work in bench_parts.lifting(SMALL, "cpu"):
         work.run()
-
-
-def test_scaling_goes_through_every_axis(monkeypatch):
-    monkeypatch.setattr(bench_parts, "AXES", dict.fromkeys(bench_parts.AXES, (2, 3)))
-    works = bench_parts.scaling(SMALL, "cpu")
-    assert {work.name for work in works} == {f"{a}: {n}" for a in bench_parts.AXES for n in (2, 3)}
-    assert [work.form for work in works if work.name == "context: 3"] == ["humr", "plain"]
-    for work in works:
-        work.run()
-    ours, plain = (work.run() for work in works if work.name == "context: 3")
-    assert torch.allclose(ours, plain, atol=1e-5)

@@ -41,7 +41,7 @@ LAYERS = (
     | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
     | {"comparisons", "tables", "memory", "stopwatch", "claims", "results", "paper_tables"}
-    | {"acceleration", "capacity"},
+    | {"acceleration", "capacity", "schedules"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
@@ -59,7 +59,8 @@ LAYERS = (
     | {"cases", "gallery", "panels", "curves", "charts", "lifting_evaluation", "lifting_curves"}
     | {"lifting_panels", "official_evaluation", "paper_evaluation"}
     | {"mesh_runs", "paper_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
-    | {"streams", "workloads", "bench_parts", "bench_switches", "loader_bench", "bench"},
+    | {"streams", "workloads", "bench_parts", "bench_switches", "bench_scaling"}
+    | {"loader_bench", "bench"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
@@ -69,7 +70,8 @@ ONLY = {
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
     "flows": set(),
     "rotations": set(),
-    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks", "capacity"},
+    "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"}
+    | {"capacity", "acceleration", "schedules"},
     "ranks": {"config"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},

@@ -278,23 +278,6 @@ def test_a_bad_validation_is_not_saved(tmp_path):
     assert not (tmp_path / "state.pt").exists()
 
 
-def test_rate_warms_up_and_falls():
-    config = Training(steps=100, warmup=10, cosine=True)
-    factors = [training.rate_factor(step, config) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == pytest.approx(1.0)
-    assert factors[-1] < 0.03
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-
-
-def test_average_without_decay_is_the_parameters():
-    line = nn.Linear(2, 2)
-    average = training.Average(line, 0.0)
-    nn.init.ones_(line.weight)
-    average.update(line, 5)
-    assert torch.equal(average.values["weight"], line.weight)
-
-
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_the_fused_optimizer_is_the_plain_one(name, generator):
     lines = [nn.Linear(4, 3).double() for _ in range(2)]
@@ -414,6 +397,21 @@ def test_several_players_resume_as_if_never_stopped(tmp_path):
         assert torch.equal(value, broken.state_dict()[name]), name
 
 
-def test_the_rate_is_halved_near_the_end():
-    config = Training(steps=100, halve_at=0.9)
-    assert [training.rate_factor(step, config) for step in (0, 89, 90, 99)] == [1, 1, 0.5, 0.5]
+def test_switches_are_on_while_training_and_named(tmp_path, monkeypatch):
+    from humr import acceleration
+
+    seen = []
+
+    class Watching(Line):
+        def forward(self, batch, *, generator):
+            seen.append(acceleration._ONEDNN.fp32_precision)
+            return super().forward(batch, generator=generator)
+
+    monkeypatch.setattr(acceleration, "other_products_pay", lambda: True)
+    before = acceleration._ONEDNN.fp32_precision
+    run(tmp_path, replace(CONFIG, steps=2, fast=("products",)), line=Watching())
+    assert set(seen) == {"bf16"} != {before}
+    assert acceleration._ONEDNN.fp32_precision == before
+    assert json.loads((tmp_path / "last.json").read_text())["fast"] == ["products"]
+    with pytest.raises(ValueError, match="no switch warp"):
+        run(tmp_path / "other", replace(CONFIG, fast=("warp",)))
