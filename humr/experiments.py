@@ -18,7 +18,15 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from humr import feature_cache, lifting_runs, lifting_world, mesh_runs, paper_runs, world
+from humr import (
+    feature_cache,
+    lifting_paper_data,
+    lifting_runs,
+    lifting_world,
+    mesh_runs,
+    paper_runs,
+    world,
+)
 from humr.acceleration import SWITCHES
 from humr.checkpoints import load_model, save_model
 from humr.config import Run, World, config_hash, from_dict
@@ -26,6 +34,7 @@ from humr.environment import say
 from humr.evaluation import summary
 from humr.files import digest, write_text
 from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
+from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
 from humr.paper_config import Licensed, PaperRun
 from humr.paths import DATA, ROOT, RUNS
 from humr.profiles import PROFILES, Profile, profile
@@ -56,12 +65,16 @@ class System:
 
 
 _LIFTING: dict[str, Any] = {
-    "store": lifting_world.store,
-    "recipe": lifting_world.RECIPE,
+    "store": lifting_runs.store,
     "evaluate": lifting_runs.evaluate,
     "summary": lifting_runs.summary,
     "code": lifting_runs.EVALUATING,
+    "evaluated_on": lifting_runs.evaluated_on,
 }
+_FLOW = _LIFTING | {"fit": lifting_runs.fit_flow, "build": lifting_runs.build_flow}
+_PROPOSE = _LIFTING | {"fit": lifting_runs.fit_propose, "build": lifting_runs.build_propose}
+_OPEN: dict[str, Any] = {"recipe": lifting_world.RECIPE}
+_PAPER: dict[str, Any] = {"recipe": lifting_paper_data.RECIPE, "check": lifting_paper_data.check}
 SYSTEMS: dict[type, System] = {
     Run: System(
         name="humr",
@@ -86,12 +99,10 @@ SYSTEMS: dict[type, System] = {
         check=paper_runs.check,
         evaluated_on=paper_runs.evaluated_on,
     ),
-    LiftingRun: System(
-        name="lifting", fit=lifting_runs.fit_flow, build=lifting_runs.build_flow, **_LIFTING
-    ),
-    ProposeRun: System(
-        name="propose", fit=lifting_runs.fit_propose, build=lifting_runs.build_propose, **_LIFTING
-    ),
+    LiftingRun: System(name="lifting", **_OPEN, **_FLOW),
+    LiftingPaperRun: System(name="lifting_paper", **_PAPER, **_FLOW),
+    ProposeRun: System(name="propose", **_OPEN, **_PROPOSE),
+    ProposePaperRun: System(name="propose_paper", **_PAPER, **_PROPOSE),
 }
 
 
@@ -171,7 +182,7 @@ def _shipped(system: str) -> Path:
 
 def evaluated(
     checkpoint: Path,
-    config: World | LiftingWorld | Licensed,
+    config: World | LiftingWorld | Licensed | Human36m,
     split: str,
     *,
     hypotheses: int,

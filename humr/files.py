@@ -1,7 +1,7 @@
 """Files that are either whole or as they were before."""
 
+import hashlib
 import os
-from hashlib import sha256
 from pathlib import Path
 
 
@@ -22,4 +22,5 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
-    return sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,7 @@ Nothing is fetched. Every entry names a file or folder below `data/licensed`, th
 registers, its licence, and the parts of the papers' experiments that need it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,6 +113,17 @@ def lacking(findings: Iterable[Finding], part: str) -> list[Finding]:
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
     return [each for each in findings if each.state != "ok" and part in each.entry.parts]
+
+
+def refusal(lacking: Sequence[Finding], *, named: int = 3) -> str:
+    """Say in one sentence what training lacks, the first of it by name."""
+    names = [each.remark or shown(each.path) for each in lacking[:named]]
+    more = f" and {len(lacking) - named} more" if len(lacking) > named else ""
+    return (
+        f"training on licensed data needs {len(lacking)} files or folders that are missing or "
+        f"wrong: {', '.join(names)}{more}. `python3 -m humr data licensed` lists them all, and "
+        "where to register"
+    )
 
 
 def report(findings: Iterable[Finding]) -> str:

@@ -38,6 +38,11 @@ class LiftingWorld:
         own = {name: getattr(self, name) for name in ("train", "validation", "test")}
         return own | dict.fromkeys(GROUPS, self.transfer)
 
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Splits that models are measured on."""
+        return ("test", *GROUPS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiftingModel:

@@ -1,4 +1,4 @@
-"""The lifting systems on the open world: train a configured run, build, validate, evaluate."""
+"""The lifting systems, on the open world and on licensed data: train, validate, evaluate."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from humr import lifting_world, training
+from humr import lifting_paper_data, lifting_world, training
 from humr.config import from_dict, to_dict
+from humr.licensed_lifting import LicensedLifting
 from humr.lifting import Critic, LiftingFlow
 from humr.lifting_config import (
     LiftingModel,
@@ -25,12 +26,15 @@ from humr.lifting_data import LiftingBatch, LiftingRecords
 from humr.lifting_evaluation import Inputs, Lifter
 from humr.lifting_evaluation import evaluate as measured
 from humr.lifting_objective import LiftingObjective
+from humr.lifting_paper_config import Human36m
 from humr.metrics import energy_score, mpjpe
 from humr.propose import Propose
 from humr.propose_objective import ProposeObjective
+from humr.shards import Store
 
 EVALUATING = ("lifting_evaluation", "lifting_measures", "lifting_metrics", "metrics",
               "calibration", "selection", "lifting_data", "lifting", "propose")  # fmt: skip
+World = LiftingWorld | Human36m
 TRAINING = ("train", "validation")
 SUMMED = ("mpjpe", "pa_mpjpe", "pck", "auc", "cps", "energy", "joint_energy", "cover", "ambiguous")
 
@@ -46,7 +50,7 @@ def fit_flow(
     sizes = {"hidden": run.model.critic, "bones_hidden": run.model.critic_bones}
     critic = Critic(**sizes) if run.weights.adversarial > 0 else None
     objective = LiftingObjective(model, run.weights, run.rule, critic=critic)
-    about = {"system": "lifting", "name": name, "run": to_dict(run)}
+    about = {"system": _system("lifting", run), "name": name, "run": to_dict(run)}
     return _fit(objective, run, inputs(run), fabric, directory, about)
 
 
@@ -56,7 +60,7 @@ def fit_propose(
     """Train ProPose in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     objective = ProposeObjective(Propose(run.model), run.weights, run.rule)
-    about = {"system": "propose", "name": name, "run": to_dict(run)}
+    about = {"system": _system("propose", run), "name": name, "run": to_dict(run)}
     return _fit(objective, run, Inputs(), fabric, directory, about)
 
 
@@ -80,8 +84,20 @@ def _fit(
         run.training,
         directory,
         fabric=fabric,
-        about={**about, "recipe": lifting_world.RECIPE},
+        about={**about, **_origin(run.world)},
     )
+
+
+def _system(name: str, run: LiftingRun | ProposeRun) -> str:
+    return f"{name}_paper" if isinstance(run.world, Human36m) else name
+
+
+def _origin(config: World) -> dict[str, Any]:
+    """What a checkpoint says of its data."""
+    about: dict[str, Any] = {"recipe": store(config).recipe}
+    if isinstance(config, Human36m):
+        about["files"] = lifting_paper_data.digests(config, TRAINING)
+    return about
 
 
 def inputs(run: LiftingRun) -> Inputs:
@@ -90,16 +106,30 @@ def inputs(run: LiftingRun) -> Inputs:
 
 
 @lru_cache(maxsize=4)
-def _batch(config: LiftingWorld, split: str, seen: Inputs) -> LiftingBatch:
+def _batch(config: World, split: str, seen: Inputs) -> LiftingBatch:
     """Make a whole split as systems see it; kept, since many runs of a study share one."""
     records = _records(config, split)
     return records.batch(gaussians=seen.gaussians, doubled=seen.doubled)
 
 
-def _records(config: LiftingWorld, split: str) -> LiftingRecords:
-    store = lifting_world.store(config)
-    store.generate(splits=[split])
-    return store.load(split)
+def _records(config: World, split: str) -> LiftingRecords | LicensedLifting:
+    images = store(config)
+    images.generate(splits=[split])
+    return images.load(split)
+
+
+def store(config: World) -> Store[LiftingRecords] | Store[LicensedLifting]:
+    """Return the splits of the open world or of licensed data sets."""
+    if isinstance(config, Human36m):
+        return lifting_paper_data.store(config)
+    return lifting_world.store(config)
+
+
+def evaluated_on(config: World) -> str:
+    """Name the images that rows depend on."""
+    if isinstance(config, Human36m):
+        return lifting_paper_data.evaluated_on(config)
+    return store(config).directory.name
 
 
 class Validation:
@@ -137,7 +167,7 @@ def build_propose(about: dict[str, Any]) -> Propose:
 def evaluate(
     model: Lifter,
     about: dict[str, Any],
-    config: LiftingWorld,
+    config: World,
     split: str,
     *,
     hypotheses: int,
@@ -146,7 +176,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Measure a model on a split: one row per image."""
     seen = Inputs()
-    if about["system"] == "lifting":
+    if about["system"].startswith("lifting"):
         rule = from_dict(LiftingRule, about["run"]["rule"])
         seen = Inputs(gaussians=rule.gaussians, doubled=rule.doubled)
     return measured(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from humr.lifting_config import LiftingRun, ProposeRun
+from humr.lifting_paper_config import LiftingPaperRun
 from humr.variant import Variant, changed
 
 
@@ -37,14 +38,15 @@ def _readings(base: LiftingRun) -> list[Variant]:
                 run=changed(base, model={"coupling": "affine"})),
         Variant(name="single", label="wide axes not doubled (W3)",
                 run=changed(base, rule={"doubled": False})),
-        Variant(name="moments", label="moments, not fits",
-                run=changed(base, rule={"gaussians": "moments"})),
         Variant(name="plain", label="no mirror images", run=changed(base, rule={"mirror": False})),
         Variant(name="likelihood", label="exact likelihood alone",
                 run=changed(base, weights={**alone, "nll": 1.0})),
         Variant(name="both", label="+ exact likelihood",
                 run=changed(base, weights={"nll": 0.1})),
     ]  # fmt: skip
+    if not isinstance(base, LiftingPaperRun) or base.world.poses == "heatmaps":
+        run = changed(base, rule={"gaussians": "moments"})
+        rows.insert(4, Variant(name="moments", label="moments, not fits", run=run))
     if base.model.normalise:
         run = changed(base, model={"normalise": False})
         rows.insert(5, Variant(name="raw", label="poses not standardised", run=run))

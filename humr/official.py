@@ -36,7 +36,8 @@ from humr.files import digest
 from humr.flows import FixedPermutation
 from humr.hrnet import HRNet
 from humr.lifting import LATENT, POINTS, POSE, LiftingFlow
-from humr.lifting_config import LiftingModel, LiftingRun
+from humr.lifting_config import LiftingModel
+from humr.lifting_paper_config import LiftingPaperRun
 from humr.mesh import Humr
 from humr.paper_config import PaperRun
 from humr.strict_weights import check, fill, label, load
@@ -185,8 +186,8 @@ def convert_lifting(path: Path, stem: Path, sizes: LiftingModel = LIFTING) -> No
     """Write the `model.pt` of ICCV 2021 as `stem.*`, which `experiments.load(stem)` reads."""
     model, config = read_lifting(path, sizes)
     about = {"name": "official", "official": label(path), "sha256": digest(path)}
-    run = to_dict(LiftingRun(model=config))
-    save_model(stem, model, {**about, "system": "lifting", "run": run})
+    run = to_dict(LiftingPaperRun(model=config))
+    save_model(stem, model, {**about, "system": "lifting_paper", "run": run})
 
 
 def _kappa(slope: float) -> float:

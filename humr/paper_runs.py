@@ -37,7 +37,6 @@ EVALUATING = ("official_evaluation", "official_measures", "metrics", "surface", 
 MEANS = "utils/smpl_mean_params.npz"
 HIPS = BODY22.indices(("left_hip", "right_hip"))
 ROOT = LICENSED  # where the files lie
-NAMED = 3  # files in an error
 AT_ONCE = 100  # people that are validated together
 
 
@@ -52,15 +51,8 @@ def store(config: Licensed) -> Store[Cached]:
 def check(run: PaperRun) -> None:
     """Refuse to train without the files that it needs: one error names the first."""
     lacking = [each for each in inventory.inspect(ROOT, entries=needed(run)) if each.state != "ok"]
-    if not lacking:
-        return
-    named = [each.remark or inventory.shown(each.path) for each in lacking[:NAMED]]
-    more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-    raise FileNotFoundError(
-        f"training on licensed data needs {len(lacking)} files or folders that are missing or "
-        f"wrong: {', '.join(named)}{more}. `python3 -m humr data licensed` lists them all, and "
-        "where to register"
-    )
+    if lacking:
+        raise FileNotFoundError(inventory.refusal(lacking))
 
 
 def needed(run: PaperRun) -> list[inventory.Entry]:

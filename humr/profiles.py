@@ -12,6 +12,7 @@ from humr.lifting_config import (
     ProposeRule,
     ProposeRun,
 )
+from humr.lifting_paper_config import LiftingPaperRun, ProposePaperRun
 from humr.paper_config import PaperRun
 
 
@@ -187,8 +188,8 @@ PROFILES: dict[str, Profile] = {
         name="paper",
         run=PaperRun(),
         study=PaperRun(weights=Weights(mask=0.0)),
-        lifting=LiftingRun(),
-        propose=ProposeRun(),
+        lifting=LiftingPaperRun(),
+        propose=ProposePaperRun(),
         hypotheses=100,
     ),
 }

@@ -22,7 +22,6 @@ from humr import experiments, results
 from humr.config import Run
 from humr.environment import say
 from humr.files import digest
-from humr.lifting_config import GROUPS
 from humr.profiles import PROFILES, profile
 from humr.provenance import provenance
 from humr.variants import STUDIES, Variant, variant, variants
@@ -122,6 +121,7 @@ def is_done(job: Variant) -> bool:
 def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
     """Rows of one finished run: one per test image, with the transfer set for lifting."""
     sizes, lifts = profile(profile_name), not isinstance(job.run, Run)
+    splits = ("test",) if isinstance(job.run, Run) else job.run.world.tested
     parts = [
         experiments.evaluated(
             checkpoint(job),
@@ -130,7 +130,7 @@ def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
             hypotheses=sizes.lifted if lifts else sizes.hypotheses,
             default_focal=job.default_focal,
         )
-        for split in (("test", *GROUPS) if lifts else ("test",))
+        for split in splits
     ]
     return described(job, _numbered(parts) if lifts else parts[0])
 

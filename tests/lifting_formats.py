@@ -156,6 +156,22 @@ def write_videopose(folder, poses, *, detector="cpn_ft_h36m_dbb", scale=1e-3):
     )
 
 
+def write_recordings(folder, poses, *, detector="cpn_ft_h36m_dbb"):
+    """VideoPose3D's files, everybody in two actions: camera 3 sees `poses` in each."""
+    cameras, three, two = write_metadata(folder), {}, {}
+    for subject in (*h36m.SUBJECTS["train"], *h36m.SUBJECTS["test"]):
+        rotation, position = cameras[subject, "58860488"]
+        world = at_full_rate(poses) @ rotation + position
+        seen_by = [(world - where) @ turn.T for turn, where in
+                   (cameras[subject, camera] for camera in h36m.CAMERAS)]  # fmt: skip
+        points = [joints[..., :2].astype(np.float32) for joints in seen_by]
+        positions = (mocap(world) / 1000).astype(np.float32)
+        three[subject] = dict.fromkeys(("Directions 1", "Sitting"), positions)
+        two[subject] = dict.fromkeys(("Directions 1", "Sitting"), points)
+    np.savez_compressed(folder / "data_3d_h36m.npz", positions_3d=three)
+    np.savez_compressed(folder / f"data_2d_h36m_{detector}.npz", positions_2d=two, metadata={})
+
+
 def write_table(path, table, rows, *, pose="gt_3d"):
     """A table of PyTables with heatmaps; `hardsubset` is a bit field of shape (1,)."""
     columns = [("action", "S16"), ("subject", "S3"), ("subaction", "S1"), ("cam", "S8"),
@@ -226,6 +242,25 @@ def write_train_sequence(folder, subject, sequence, poses, **changes):
         cells["univ_annot3"][video, 0] = theirs.reshape(len(poses), -1)
     scipy.io.savemat(path, {**cells, "frames": np.arange(len(poses)), **changes})
     return path
+
+
+def write_lifting_world(root):
+    """Whole folders of Human3.6M (fits, 2D poses) and of MPI-INF-3DHP's test set, tiny.
+
+    Of the test images three are ambiguous: all of S11 in "Directions".
+    """
+
+    def widen(found):
+        found["S11"]["Directions"]["1"]["54138969"]["gaussfit"][:, 7 * 4 + 3] = 5.5
+
+    folder = root / "h36m"
+    folder.mkdir(parents=True)
+    write_pickle(folder, "train", people(12, seed=1))
+    write_pickle(folder, "test", people(8, seed=2), changes=[widen])
+    write_recordings(folder, people(2, seed=3))
+    for number in range(1, 7):
+        poses = people(3, seed=3 + number)
+        write_test_sequence(root / "mpi_inf_3dhp", f"TS{number}", poses, [1, 0, 1])
 
 
 # ------------------------------------------------------------------------ SMPL

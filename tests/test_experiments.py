@@ -89,5 +89,6 @@ def test_checkpoints_of_other_systems_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a checkpoint of system 'humr'; got 'lifting'"):
         mesh_runs.build({"system": "lifting"})
     save_model(tmp_path / "best", nn.Linear(1, 1), {"system": "pose"})
-    with pytest.raises(ValueError, match=r"one of \['humr', 'lifting', 'paper', 'propose'\]; got"):
+    known = r"'humr', 'lifting', 'lifting_paper', 'paper', 'propose', 'propose_paper'"
+    with pytest.raises(ValueError, match=rf"one of \[{known}\]; got 'pose'"):
         experiments.load(tmp_path / "best")

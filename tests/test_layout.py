@@ -23,6 +23,7 @@ LAYERS = (
         "provenance",
         "config",
         "lifting_config",
+        "lifting_paper_config",
         "paper_config",
         "profiles",
         "rotations",
@@ -49,7 +50,8 @@ LAYERS = (
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"ranks", "shards", "lifting_data", "lifting_world"}
     | {"licensed_people", "licensed_images", "feature_cache", "licensed_tests"}
-    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"},
+    | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"}
+    | {"lifting_paper_data"},
     {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},

@@ -1,15 +1,20 @@
 """Tests of humr.lifting_runs: both systems from a configuration to rows, in a tiny world."""
 
+import json
 from dataclasses import replace
 
+import lifting_formats as formats
+import numpy as np
 import pytest
 import torch
 
-from humr import experiments, lifting_runs, shards
+from humr import experiments, lifting_paper_data, lifting_runs, shards, studies
 from humr.lifting import LiftingFlow
+from humr.lifting_config import LiftingRun
+from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
 from humr.profiles import profile
 from humr.propose import Propose
-from humr.variant import changed
+from humr.variant import Variant, changed
 
 TINY = {"train": 6, "validation": 3, "test": 3, "transfer": 2, "shard": 6, "window": 96,
         "backgrounds": 1}  # fmt: skip
@@ -63,3 +68,138 @@ def test_moments_are_read_where_the_run_says_so(apart):
     moments = lifting_runs.inputs(changed(base, rule={"gaussians": "moments", "doubled": False}))
     assert (fit.gaussians, fit.doubled) == ("fit", True)
     assert (moments.gaussians, moments.doubled) == ("moments", False)
+
+
+# ------------------------------------------------------------------------ licensed data
+
+WORLD = Human36m(test_stride=2)
+
+
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("licensed")
+    formats.write_lifting_world(folder)
+    return folder
+
+
+@pytest.fixture
+def house(apart, licensed, monkeypatch):
+    """Licensed files of this test; their sizes are not those of official ones."""
+    monkeypatch.setattr(lifting_paper_data, "ROOT", licensed)
+    for kind in (LiftingPaperRun, ProposePaperRun):
+        system = replace(experiments.SYSTEMS[kind], check=lambda run: None)
+        monkeypatch.setitem(experiments.SYSTEMS, kind, system)
+    lifting_runs._batch.cache_clear()
+    yield apart
+    lifting_runs._batch.cache_clear()
+
+
+def tiny(system, **world):
+    """The paper's run, small: other sizes and two steps."""
+    small = getattr(profile("smoke"), system)
+    run = getattr(profile("paper"), system)
+    training = {"steps": 2, "batch": 4, "validate_every": 1}
+    return changed(replace(run, model=small.model), rule={"hypotheses": 8}, training=training,
+                   world={"test_stride": 2, **world})  # fmt: skip
+
+
+KINDS = [
+    ("lifting", "fits", LiftingFlow),
+    ("lifting", "cpn", LiftingFlow),
+    ("propose", "fits", Propose),
+    ("propose", "cpn", Propose),
+]
+
+
+@pytest.mark.parametrize(("system", "poses", "kind"), KINDS)
+def test_dry_run_on_licensed_files(house, system, poses, kind):
+    """From the profile's run, small, to rows of every split."""
+    run = tiny(system, poses=poses)
+    checkpoint = experiments.train(run, name="dry", device="cpu")
+    assert checkpoint.parent.name.startswith(f"{system}_paper-")
+    log = [json.loads(x) for x in checkpoint.with_name("log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2]
+    assert all(np.isfinite(list(row.values())).all() for row in log)
+    model, about = experiments.load(checkpoint)
+    assert isinstance(model, kind)
+    assert (about["system"], about["name"]) == (f"{system}_paper", "dry")
+    assert about["run"]["world"]["poses"] == poses
+    assert len(about["files"]) == (1 if poses == "fits" else 3)
+
+    sizes = {"test": 4 if poses == "fits" else 2 * 2 * 4, "ambiguous": 3, "studio": 4,
+             "rooms": 4, "outdoor": 4}  # fmt: skip
+    actions = {"studio": {"TS1", "TS2"}, "rooms": {"TS3", "TS4"}, "outdoor": {"TS5", "TS6"}}
+    for split in run.world.tested:
+        rows = experiments.evaluated(checkpoint, run.world, split, hypotheses=20)
+        assert len(rows) == sizes[split], split
+        assert set(rows["group"]) == {split}
+        assert set(rows["action"]) <= actions.get(split, {"Directions", "Sitting"})
+        hard = {"test": 1 if poses == "fits" else 0, "ambiguous": 3}
+        assert np.sum(rows["ambiguous"]) == hard.get(split, 0)
+        assert np.isfinite(rows.select_dtypes("number")).all(axis=None)
+        assert {"mpjpe_mode", "mpjpe_best", "pa_mpjpe_best", "pck_best", "cps_best"} <= set(rows)
+
+
+def test_studies_measure_all_splits(house):
+    run = tiny("lifting")
+    experiments.train(run, device="cpu")
+    job = Variant(name="full", label="full", run=run)
+    rows = studies.evaluated(job, "smoke")
+    assert rows["group"].unique().tolist() == ["test", "ambiguous", "studio", "rooms", "outdoor"]
+    assert rows["image"].is_unique
+    assert np.max(rows["image"]) == 4 * studies.SPLIT + 3
+
+
+def test_rows_are_made_anew_for_other_files(house, tmp_path, monkeypatch):
+    run = tiny("lifting")
+    checkpoint = experiments.train(run, device="cpu")
+    first = experiments.evaluated(checkpoint, run.world, "test", hypotheses=2)
+    again = experiments.evaluated(checkpoint, run.world, "test", hypotheses=2)
+    assert first.equals(again)
+    made = house / "runs" / "evaluations"
+    assert len(list(made.iterdir())) == 1
+    other = tmp_path / "other"
+    formats.write_lifting_world(other)
+    formats.write_pickle(other / "h36m", "test", formats.people(8, seed=9))
+    monkeypatch.setattr(lifting_paper_data, "ROOT", other)
+    rows = experiments.evaluated(checkpoint, run.world, "test", hypotheses=2)
+    assert len(list(made.iterdir())) == 2
+    assert not rows["mpjpe_mode"].equals(first["mpjpe_mode"])
+
+
+def test_no_mirror_images_are_drawn(house, monkeypatch):
+    seen = []
+    draw = lifting_runs.LiftingBatch.draw
+
+    def noted(self, count, *, generator, mirror):
+        seen.append(mirror)
+        return draw(self, count, generator=generator, mirror=mirror)
+
+    monkeypatch.setattr(lifting_runs.LiftingBatch, "draw", noted)
+    experiments.train(tiny("propose", poses="fits"), device="cpu")
+    assert set(seen) == {False}
+
+
+def test_models_of_the_open_world_can_be_measured_on_licensed_images(house):
+    """What names the rows is the images, whichever system looks at them."""
+    run = changed(profile("smoke").lifting, world=TINY, training={"batch": 4})
+    rows = lifting_runs.evaluate(
+        LiftingFlow(run.model),
+        {"system": "lifting", "run": {"rule": {}}},
+        WORLD,
+        "rooms",
+        hypotheses=2,
+        seed=0,
+    )
+    assert len(rows) == 4
+    assert lifting_runs.evaluated_on(WORLD) == lifting_paper_data.evaluated_on(WORLD)
+    folder = lifting_runs.store(run.world).directory.name
+    assert lifting_runs.evaluated_on(run.world) == folder
+
+
+def test_runs_of_the_open_world_keep_their_folders():
+    """Names of folders from before there was licensed data."""
+    chosen = profile("laptop")
+    names = {experiments.run_directory(getattr(chosen, s)).name for s in ("lifting", "propose")}
+    assert names == {"lifting-e84e8bcd8210-1", "propose-f736fc7c4bfa-1"}
+    assert experiments.SYSTEMS[LiftingRun].recipe == experiments.store(chosen.lifting).recipe

@@ -2,6 +2,7 @@ import os
 from dataclasses import replace
 from functools import cache, partial
 
+import lifting_formats as formats
 import numpy as np
 import pytest
 import torch
@@ -10,12 +11,13 @@ from FrEIA.modules import GLOWCouplingBlock, PermuteRandom
 from official_layouts import humr_shapes, lifting_shapes, lightning, random_state
 from torch import nn
 
-from humr import experiments, official, workloads
+from humr import experiments, lifting_paper_data, official, shards, workloads
 from humr.checkpoints import load_model
-from humr.config import Model
+from humr.config import Model, from_dict
 from humr.hrnet import HRNet
-from humr.lifting_config import LiftingModel
+from humr.lifting_config import LiftingModel, LiftingRun
 from humr.lifting_data import LiftingBatch, complete
+from humr.lifting_paper_config import LiftingPaperRun
 from humr.mesh import Humr
 from humr.paths import DATA
 
@@ -418,6 +420,25 @@ def test_a_converted_lifting_flow_loads_like_any_checkpoint_of_ours(tmp_path, li
     model, _ = experiments.load(tmp_path / "converted")
     batch = as_kind(lifting_batch, torch.float32)
     assert torch.equal(model.mode(batch), expected.mode(batch))
+
+
+def test_a_converted_lifting_flow_is_measured_on_human36m(tmp_path, monkeypatch):
+    """Its description is that of the paper's run, with the converted sizes."""
+    torch.save({"net": lifting_state()}, tmp_path / "model.pt")
+    official.convert_lifting(tmp_path / "model.pt", tmp_path / "converted", LIFTING)
+    _, about = experiments.load(tmp_path / "converted")
+    run = from_dict(LiftingRun, about["run"])
+    assert (about["system"], type(run)) == ("lifting_paper", LiftingPaperRun)
+    assert run.model.blocks == LIFTING.blocks + 1
+
+    formats.write_lifting_world(tmp_path / "licensed")
+    monkeypatch.setattr(lifting_paper_data, "ROOT", tmp_path / "licensed")
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
+    monkeypatch.setattr(experiments, "RUNS", tmp_path / "runs")
+    for split, images in (("test", 2), ("ambiguous", 3), ("outdoor", 4)):
+        rows = experiments.evaluated(tmp_path / "converted", run.world, split, hypotheses=3)
+        assert len(rows) == images
+        assert np.isfinite(rows["mpjpe_best"]).all()
 
 
 # ------------------------------------------------------------------------ wrong files

@@ -1,0 +1,215 @@
+"""Splits of Human3.6M and MPI-INF-3DHP for lifting: what they need, read from licensed files.
+
+Images are read from these files; only what is fitted to heatmaps, which takes long, is kept, in
+`data/lifting`. `store` stands where that of the open world does. The groups "studio", "rooms" and
+"outdoor" are GS, noGS and Outdoor of MPI-INF-3DHP.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from humr import h36m_lifting, inventory, mpi3dhp
+from humr.config import config_hash
+from humr.files import digest
+from humr.licensed import LICENSED, find, shown
+from humr.licensed_lifting import LicensedLifting
+from humr.lifting_config import GROUPS
+from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
+from humr.paths import ROOT as HOUSE
+from humr.shards import Store, read_tensors, write
+
+RECIPE = 1  # raise it whenever the same files would give other images
+ROOT = LICENSED  # where the files lie
+THEIRS = dict(zip(GROUPS, mpi3dhp.GROUPS, strict=True))
+HEATMAPS = "H36M_dataset_h36m_hrnet.h5"
+FILES_OF = {"train": "train", "validation": "train", "test": "test", "ambiguous": "test"}
+READING = ("lifting_paper_data", "licensed_lifting", "h36m_lifting", "h36m", "mpi3dhp",
+           "gaussians", "heatmaps")  # fmt: skip
+
+# --------------------------------------------------------------------- what is needed
+
+
+def check(run: LiftingPaperRun | ProposePaperRun) -> None:
+    """Refuse to train without the files of training and test: one error names the first."""
+    entries = needed(run.world, ("train", "test"))
+    found = inventory.inspect(ROOT, entries=entries)
+    if lacking := [each for each in found if each.state != "ok"]:
+        raise FileNotFoundError(inventory.refusal(lacking))
+
+
+def needed(config: Human36m, splits: Iterable[str]) -> list[inventory.Entry]:
+    """Entries of the inventory that splits are read from."""
+    names = set().union(*(_files(config, split) for split in splits))
+    return [entry for entry in inventory.ENTRIES if entry.paths[0] in names]
+
+
+def _files(config: Human36m, split: str) -> set[str]:
+    """Where the inventory looks first for what a split is read from."""
+    if split in GROUPS:
+        folder = f"mpi_inf_3dhp/{mpi3dhp.TEST_FOLDER}"
+        return {f"{folder}/{name}/annot_data.mat" for name in mpi3dhp.GROUPS[THEIRS[split]]}
+    if config.poses == "fits":
+        names = {f"{FILES_OF[split]}set_h36m.pickle"}
+    elif config.poses == "heatmaps":
+        names = {HEATMAPS}
+    else:
+        detector = h36m_lifting.DETECTORS[config.poses]
+        names = {"data_3d_h36m.npz", f"data_2d_h36m_{detector}.npz", "metadata.xml"}
+    return {f"h36m/{name}" for name in names}
+
+
+def digests(config: Human36m, splits: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the files that splits are read from, of those that are there.
+
+    Without the .cdf files that some pickles need for their poses.
+    """
+    found = {}
+    for entry in needed(config, splits):
+        for path in (ROOT / name for name in entry.paths):
+            if path.is_file():
+                about = path.stat()
+                found[shown(path)] = _digest(path, about.st_size, about.st_mtime_ns)
+                break
+    return found
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Hash a file once, as long as it does not change."""
+    del size, changed
+    return digest(path)
+
+
+def evaluated_on(config: Human36m) -> str:
+    """Name what rows depend on beside the model and the code that measures."""
+    code = [digest(HOUSE / "humr" / f"{name}.py") for name in READING]
+    files = sorted(digests(config, config.tested).values())
+    return "-".join([config_hash(config), *map(config_hash, (files, code))])
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def records(config: Human36m, split: str) -> LicensedLifting:
+    """Read a split; those of training are kept, since both come from the same file."""
+    if split not in config.splits:
+        raise ValueError(f"split must be one of {', '.join(config.splits)}; got {split!r}")
+    if split in GROUPS:
+        return mpi3dhp.read_test(THEIRS[split], folder=ROOT / "mpi_inf_3dhp")
+    if split == "test":
+        return _read(config, "test", config.test_stride, ROOT)
+    if split == "ambiguous":
+        images = _read(config, "test", 1, ROOT)
+        return images[images.ambiguous]
+    return _divided(config, ROOT)[split]
+
+
+def _read(config: Human36m, split: str, stride: int, root: Path) -> LicensedLifting:
+    folder = root / "h36m"
+    if config.poses == "fits":
+        return h36m_lifting.read_fits(split, stride=stride, folder=folder)
+    if config.poses == "heatmaps":
+        return _fitted(split, stride, folder, store(config).directory.parent)
+    return h36m_lifting.read_keypoints(split, stride=stride, detector=config.poses, folder=folder)
+
+
+@lru_cache(maxsize=1)
+def _divided(config: Human36m, root: Path) -> dict[str, LicensedLifting]:
+    """Split the training images by what is held out."""
+    images = _read(config, "train", config.stride, root)
+    theirs = torch.tensor([action in config.held_out for action in images.action])
+    held = (images.subject == config.held_out_subject) & theirs
+    if not held.any() or held.all():
+        raise ValueError(
+            f"{int(held.sum())} of {len(images)} training images are held out; expected some and "
+            f"not all. Held out are {', '.join(config.held_out)} of S{config.held_out_subject}; "
+            f"the actions are {', '.join(sorted(set(images.action)))}"
+        )
+    count = int(held.sum())
+    chosen = torch.linspace(0, count - 1, min(config.validation, count)).round().long()
+    return {"train": images[~held], "validation": images[held][chosen]}
+
+
+# ------------------------------------------------------------------- fits of heatmaps
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Images with heatmaps, without the heatmaps, as they are kept on disk."""
+
+    joints: Float[Tensor, "images 17 3"]
+    points: Float[Tensor, "images 16 2"]
+    fits: Float[Tensor, "images 16 6"]
+    moments: Float[Tensor, "images 16 6"]
+    subject: UInt8[Tensor, " images"]
+    action: UInt8[Tensor, " images"]  # its number among the names
+    names: UInt8[Tensor, " bytes"]  # JSON
+
+
+def _fitted(split: str, stride: int, folder: Path, kept: Path) -> LicensedLifting:
+    """Read heatmaps and keep what is fitted to them, as long as their file does not change."""
+    about = find(folder, HEATMAPS).stat()
+    origin = config_hash([RECIPE, split, stride, about.st_size, about.st_mtime_ns])
+    path = kept / f"heatmaps-{origin}.safetensors"
+    if not path.exists():
+        write(path, _packed(h36m_lifting.read_heatmaps(split, stride=stride, folder=folder)))
+    tensors = read_tensors(path, {f.name for f in fields(Fitted)})
+    names = json.loads(bytes(tensors.pop("names").tolist()))
+    action = tuple(names[number] for number in tensors.pop("action").tolist())
+    return LicensedLifting(**tensors, action=action)
+
+
+def _packed(images: LicensedLifting) -> Fitted:
+    tensors = {f.name: getattr(images, f.name) for f in fields(images) if f.name != "action"}
+    names = sorted(set(images.action))
+    number = {name: index for index, name in enumerate(names)}
+    return Fitted(
+        **tensors,
+        action=torch.tensor([number[name] for name in images.action], dtype=torch.uint8),
+        names=torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8),
+    )
+
+
+# ------------------------------------------------------------------------------ store
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPlace(Store[LicensedLifting]):
+    """Splits that are read from licensed files: there is nothing to make beforehand."""
+
+    def generate(self, *, splits: Iterable[str] | None = None, workers: int | None = None) -> Path:
+        """Write the manifest, which names the configuration."""
+        del splits
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return super().generate(workers=workers)
+
+    def load(self, split: str) -> LicensedLifting:
+        """Read a split."""
+        return records(self.config, split)
+
+
+def store(config: Human36m) -> InPlace:
+    """Return the splits of a configuration."""
+    return InPlace(
+        name="Human3.6M",
+        config=config,
+        sizes={},
+        shard=1,
+        recipe=RECIPE,
+        make=_made,
+        read=_made,
+        join=LicensedLifting.join,
+        folder="lifting",
+        command="data licensed",
+    )
+
+
+def _made(*_: object) -> LicensedLifting:
+    raise ValueError("licensed images are read from their own files; there are no shards of them")

@@ -1,0 +1,104 @@
+"""Tests of humr.lifting_paper_config."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from humr.config import config_hash, from_dict, to_dict
+from humr.h36m import ACTIONS, SUBJECTS, TEST_STRIDE
+from humr.lifting_config import GROUPS, LiftingRule, LiftingRun, LiftingWorld, ProposeRun
+from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
+from humr.profiles import profile
+from humr.variant import changed
+from humr.variants import variants
+
+RUNS = {LiftingRun: LiftingPaperRun, ProposeRun: ProposePaperRun}
+
+
+def test_defaults_are_the_papers():
+    flow, propose = profile("paper").lifting, profile("paper").propose
+    assert isinstance(flow, LiftingPaperRun)
+    assert isinstance(propose, ProposePaperRun)
+    assert (flow.world.poses, propose.world.poses) == ("fits", "cpn")
+    assert flow.world.test_stride == TEST_STRIDE
+    assert flow.world.stride == 1
+    assert (flow.model.blocks, flow.model.hidden, flow.rule.hypotheses) == (8, 1024, 200)
+    assert (flow.training.steps, flow.training.batch) == (155 * 482, 64)
+    assert (flow.rule.best_of, flow.weights.mmd, flow.weights.heatmap) == (5, 10.0, 750.0)
+    assert not flow.model.normalise
+    assert not flow.rule.mirror
+    assert not propose.rule.mirror
+    # sizes and schedules are those that the classes of the open world have
+    assert (flow.model, flow.training) == (LiftingRun().model, LiftingRun().training)
+    assert (propose.model, propose.training) == (ProposeRun().model, ProposeRun().training)
+
+
+def test_what_is_held_out_are_whole_actions_of_a_training_subject():
+    world = Human36m()
+    assert set(world.held_out) < set(ACTIONS)
+    assert world.held_out_subject in SUBJECTS["train"].values()
+    assert world.held_out_subject not in SUBJECTS["test"].values()
+
+
+@pytest.mark.parametrize("run", [*RUNS.values()])
+def test_descriptions_become_the_run_that_they_are_of(run):
+    made = run(world=Human36m(poses="gt", held_out=("Eating", "Photo"), transfer=False))
+    text = json.loads(json.dumps(to_dict(made)))
+    (base,) = (open_ for open_, paper in RUNS.items() if paper is run)
+    assert from_dict(base, text) == from_dict(run, text) == made
+    assert type(from_dict(base, to_dict(base()))) is base
+    with pytest.raises(ValueError, match="has no field"):
+        from_dict(base, {"world": {"frames": 3}})
+
+
+def test_splits():
+    assert Human36m().tested == ("test", "ambiguous", *GROUPS)
+    assert Human36m(poses="heatmaps").tested == Human36m().tested
+    assert Human36m(poses="cpn").tested == ("test", *GROUPS)
+    assert Human36m(poses="gt", transfer=False).splits == ("train", "validation", "test")
+    assert LiftingWorld().tested == ("test", *GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"poses": "hrnet"}, "poses must be one of fits, heatmaps, cpn, gt; got 'hrnet'"),
+        ({"stride": 0}, "must be positive"),
+        ({"test_stride": -1}, "must be positive"),
+        ({"validation": 0}, "must be positive"),
+        ({"held_out": ()}, "held_out must name at least one action"),
+    ],
+)
+def test_worlds_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Human36m(**change)
+
+
+def test_moments_need_heatmaps():
+    moments = LiftingRule(gaussians="moments", mirror=False)
+    with pytest.raises(ValueError, match=r"moments need heatmaps; world.poses is 'fits'"):
+        LiftingPaperRun(rule=moments)
+    run = LiftingPaperRun(rule=moments, world=Human36m(poses="heatmaps"))
+    assert run.rule.gaussians == "moments"
+
+
+def test_the_papers_ablations_are_made_of_the_papers_runs():
+    rows = {v.name: v.run for v in variants("lifting", "paper")}
+    assert type(rows["no_condition"]) is LiftingPaperRun
+    assert rows["no_condition"].world == Human36m()
+    assert {v.name for v in variants("lifting_switches", "laptop")} >= {"moments", "raw"}
+    assert "moments" not in {v.name for v in variants("lifting_switches", "paper")}
+    names = {type(v.run) for v in variants("propose", "paper")}
+    assert names == {ProposePaperRun}
+
+
+def test_the_open_worlds_runs_keep_their_names():
+    """Hashes that name folders and committed rows, from before this module existed."""
+    laptop = profile("laptop")
+    assert config_hash(laptop.lifting) == "e84e8bcd8210"
+    assert config_hash(laptop.propose) == "f736fc7c4bfa"
+    paper = LiftingPaperRun()
+    assert config_hash(paper) != config_hash(LiftingRun())
+    assert config_hash(changed(paper, world={"stride": 2})) != config_hash(paper)
+    assert config_hash(replace(paper)) == config_hash(paper)
