@@ -71,4 +71,4 @@ def test_folders_end_with_their_works(tmp_path, monkeypatch):
 
 def test_bench_knows_the_group():
     assert bench.GROUPS["loader"] is loader_bench.loader
-    assert bench.GROUPS.keys() - bench_parts.GROUPS.keys() == {"loader"}
+    assert bench.GROUPS.keys() - bench_parts.GROUPS.keys() == {"scaling", "loader"}
