@@ -9,7 +9,7 @@ def work(megabytes):
 
 
 def least(task, **options):
-    """The smallest of three measurements: the system may take pages of ours and bring them back."""
+    """The smallest of three measurements: the system may take pages away and bring them back."""
     return min(memory.peak_memory(task, **options) for _ in range(3))
 
 
