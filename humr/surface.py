@@ -32,22 +32,18 @@ def posed_planes(
     matrices, $[A_k, a_k]$ of every pose and $w_{vk} (v, 1)$ of every vertex. Pose correctives
     change $v$ with the pose; then $\sum_k w_{vk} [A_k, a_k]$ comes first.
     """
+    if body.pose_directions is not None:
+        everything = torch.arange(len(body.template), device=shift.device)
+        for tile in _tiles(body, rotations, betas, everything):
+            yield tile.permute(1, 2, 0) + shift.T[..., None]
+        return
     rest = body.rest_vertices(betas)
     linear, offset = body.skinning_transforms(rotations, betas)
     transforms = torch.cat([linear, (offset + shift[:, None])[..., None]], -1)
-    tiles = zip(body.weights.split(TILE), rest.split(TILE), strict=True)
-    if body.pose_directions is None:
-        by_pose = transforms.permute(2, 0, 1, 3).flatten(2)
-        for weights, points in tiles:
-            points = torch.nn.functional.pad(points, (0, 1), value=1.0)
-            yield by_pose @ (weights[:, :, None] * points[:, None]).flatten(1).T
-        return
-    by_entry, features = transforms.permute(2, 3, 0, 1), pose_features(rotations)
-    correctives = body.pose_directions.split(TILE)
-    for (weights, points), directions in zip(tiles, correctives, strict=True):
-        bent = features @ directions.permute(1, 2, 0) + points.T[:, None]
-        moves = by_entry @ weights.T  # (3, 4, hypotheses, tile)
-        yield (moves[:, :3] * bent).sum(1) + moves[:, 3]
+    by_pose = transforms.permute(2, 0, 1, 3).flatten(2)
+    for weights, points in zip(body.weights.split(TILE), rest.split(TILE), strict=True):
+        points = torch.nn.functional.pad(points, (0, 1), value=1.0)
+        yield by_pose @ (weights[:, :, None] * points[:, None]).flatten(1).T
 
 
 def surface_errors(
@@ -85,26 +81,25 @@ def vertex_major(
     betas: Float[Tensor, " betas"],
     chosen: Int[Tensor, " chosen"],
 ) -> Float[Tensor, "chosen 3 hypotheses"]:
-    """Return chosen vertices of one shape in many poses, hypotheses last.
+    """Return chosen vertices of one shape in many poses, hypotheses last."""
+    return torch.cat(list(_tiles(body, rotations, betas, chosen)))
 
-    A tile of vertices at a time: correctives and transforms are products of matrices, and nothing
-    but the result is as large as all vertices.
-    """
+
+def _tiles(
+    body: Body, rotations: Tensor, betas: Tensor, chosen: Tensor
+) -> Iterator[Float[Tensor, "tile 3 hypotheses"]]:
+    """Yield chosen vertices, `TILE` at a time: correctives and transforms are matrix products."""
     linear, offset = body.skinning_transforms(rotations, betas)
     transforms = torch.cat([linear, offset[..., None]], -1).permute(1, 2, 3, 0).flatten(1)
     features = pose_features(rotations).T
     rest = body.rest_vertices(betas)
-    result = rest.new_empty(len(chosen), 3, len(rotations))
-    for start in range(0, len(chosen), TILE):
-        tile = chosen[start : start + TILE]
+    for tile in chosen.split(TILE):
         points = rest[tile][..., None]
         if body.pose_directions is not None:
             added = body.pose_directions[tile].flatten(0, 1) @ features
             points = points + added.unflatten(0, (len(tile), 3))
         planes = (body.weights[tile] @ transforms).unflatten(1, (3, 4, len(rotations)))
-        moved = (planes[:, :, :3] * points[:, None]).sum(2)
-        result[start : start + TILE] = moved + planes[:, :, 3]
-    return result
+        yield (planes[:, :, :3] * points[:, None]).sum(2) + planes[:, :, 3]
 
 
 def transferred_errors(
