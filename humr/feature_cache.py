@@ -7,7 +7,7 @@ are validated on have one crop each, the annotated box. Per person and without t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,17 +16,19 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from humr import strict_weights
 from humr.annotations import Annotations
 from humr.datasets import Batch
 from humr.files import digest, write_text
 from humr.hrnet import HRNet
-from humr.licensed import data_set, shown
+from humr.licensed import data_set, existing, shown
 from humr.licensed_images import AS_ANNOTATED, Crops, LicensedImages, divided, features
 from humr.licensed_people import Looks, Persons, batch_of
 from humr.paper_config import Licensed
 from humr.shards import Store, read_tensors
 
 RECIPE = 1  # raise it whenever the same configuration would give other crops or features
+WEIGHTS = "state_dict"  # the key, where a file has one
 BACKBONE = "ckpt/bedlam_cliff_3dpw_ft_backbone.pth"
 TRAIN, VALIDATION = "train", "validation"
 AT_ONCE = 64  # crops that the backbone sees
@@ -66,20 +68,16 @@ def people(config: Licensed, root: Path) -> tuple[list[Annotations], list[Annota
 
 def read_backbone(path: Path) -> HRNet:
     """Read the frozen backbone, bare weights under the names of `HRNet`; any width."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no backbone {shown(path)}; see `python3 -m humr data licensed`")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    last = state.get("final_layer.weight") if isinstance(state, Mapping) else None
-    if not isinstance(last, Tensor) or last.ndim != 4:
+    state = strict_weights.load(existing(path), WEIGHTS, set(), bare=True)[WEIGHTS]
+    last = state.get("final_layer.weight")
+    if getattr(last, "ndim", None) != 4:
         raise ValueError(
             f"{shown(path)}: expected the weights of HRNet by name, final_layer.weight among them."
             " Usual cause: a checkpoint of a whole network, or of another backbone"
         )
     network = HRNet(last.shape[1])
-    try:
-        network.load_state_dict(dict(state))
-    except RuntimeError as error:
-        raise ValueError(f"{shown(path)} is no HRNet: {error}") from error
+    strict_weights.check(shown(path), state, network.state_dict())
+    network.load_state_dict(state)
     return network
 
 
