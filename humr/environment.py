@@ -25,7 +25,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "humr-stamp"
 LOG = VENV / "humr-install.log"
 CONSTRAINTS = ROOT / "constraints.txt"
-PROFILES = ("smoke", "laptop", "gpu", "paper")  # from the smallest to the largest
+PROFILES = ("smoke", "paper-smoke", "laptop", "gpu", "paper")  # from the smallest to the largest
 
 
 class SetupError(RuntimeError):

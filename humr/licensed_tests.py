@@ -36,6 +36,7 @@ class TestSet:
     name: str
     annotations: str  # hash of the file
     backbone: str
+    count: int = 0  # people, evenly spread; 0: all
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,29 @@ class Seen(Rows):
         return cls(**read_tensors(path, {"features", "image_size"}))
 
 
-def described(name: str, root: Path = LICENSED) -> TestSet:
-    """Say what decides the features of a test set."""
+def described(name: str, root: Path = LICENSED, count: int = 0) -> TestSet:
+    """Say what decides the features of a test set, or of `count` people of it."""
     annotations = existing(root / "annotations" / data_set(name).annotations)
     network = existing(root / BACKBONE)
-    return TestSet(name=name, annotations=digest(annotations), backbone=digest(network))
+    hashes = {"annotations": digest(annotations), "backbone": digest(network)}
+    return TestSet(name=name, **hashes, count=count)
 
 
-def store(name: str, root: Path = LICENSED) -> Store[Seen]:
+def people(config: TestSet, root: Path = LICENSED) -> Annotations:
+    """Read the annotations of a test set, or of the people of it that count."""
+    everybody = read_annotations(config.name, root=root)
+    if not 0 < config.count < len(everybody):
+        return everybody
+    return everybody[torch.linspace(0, len(everybody) - 1, config.count).round().long()]
+
+
+def store(name: str, root: Path = LICENSED, count: int = 0) -> Store[Seen]:
     """Return the shards of a test set, made or not."""
+    config = described(name, root, count)
     return Store(
         name=name,
-        config=described(name, root),
-        sizes={"test": len(read_annotations(name, root=root))},
+        config=config,
+        sizes={"test": len(people(config, root))},
         shard=SHARD,
         recipe=RECIPE,
         make=partial(make_shard, root=root),
@@ -77,9 +88,9 @@ def store(name: str, root: Path = LICENSED) -> Store[Seen]:
 def make_shard(config: TestSet, split: str, number: int, *, root: Path) -> Seen:
     """Read, crop and encode the people of one shard."""
     del split
-    people = read_annotations(config.name, root=root)
-    unmasked = replace(people, mask_valid=torch.zeros(len(people), dtype=torch.bool))
-    start, stop = number * SHARD, min((number + 1) * SHARD, len(people))
+    chosen = people(config, root)
+    unmasked = replace(chosen, mask_valid=torch.zeros(len(chosen), dtype=torch.bool))
+    start, stop = number * SHARD, min((number + 1) * SHARD, len(chosen))
     keys = [list(range(i, min(i + AT_ONCE, stop))) for i in range(start, stop, AT_ONCE)]
     network = backbone(root, device_of(number))
     parts = [
@@ -89,14 +100,16 @@ def make_shard(config: TestSet, split: str, number: int, *, root: Path) -> Seen:
     return Seen.join(parts)
 
 
-def batches(name: str, root: Path = LICENSED) -> Iterator[tuple[Batch, Annotations]]:
+def batches(
+    name: str, root: Path = LICENSED, count: int = 0
+) -> Iterator[tuple[Batch, Annotations]]:
     """Yield a test set in batches, with the rows of its annotations; focal lengths as given."""
-    made = store(name, root)
+    made = store(name, root, count)
     made.generate()
-    people, seen = read_annotations(name, root=root), made.load("test")
-    for start in range(0, len(people), BATCH):
+    chosen, seen = people(made.config, root), made.load("test")
+    for start in range(0, len(chosen), BATCH):
         here = slice(start, start + BATCH)
-        part, sight = people[here], seen[here]
+        part, sight = chosen[here], seen[here]
         everything = torch.full((len(part), 8), 255, dtype=torch.uint8)  # masks are read elsewhere
         looks = Looks(part.box, everything, sight.features)
         yield unlabelled_batch(part, looks, sight.image_size, default_focal=False), part

@@ -27,6 +27,7 @@ class Licensed:
     precision: str = "float32"  # of the backbone, or "bfloat16"
     held_out: float = 0.01  # share at the end of every training set that is not trained on
     validation: int = 600  # people of these that are validated on, evenly spread
+    tested: int = 0  # people of every test set, evenly spread; 0: all
     shard: int = 500  # people per file
 
     def __post_init__(self) -> None:
@@ -44,6 +45,7 @@ class Licensed:
         one_of("precision", self.precision, "float32", "bfloat16")
         require(0 < self.held_out < 1, f"held_out must lie between 0 and 1; got {self.held_out}")
         require(self.validation > 0 and self.shard > 0, "validation and shard must be positive")
+        require(self.tested >= 0, f"tested must not be negative; got {self.tested}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -220,7 +220,7 @@ def evaluate(
     parts = [
         official_evaluation.evaluate(
             model,
-            licensed_tests.batches(name, ROOT),
+            licensed_tests.batches(name, ROOT, config.tested),
             yardstick,
             hypotheses=hypotheses,
             seed=seed,
@@ -234,7 +234,8 @@ def evaluate(
 
 def evaluated_on(config: Licensed) -> str:
     """Name what rows of a run's test sets depend on beside the model and the code."""
-    return "-".join(config_hash(licensed_tests.described(name, ROOT)) for name in config.test)
+    sets = (licensed_tests.described(name, ROOT, config.tested) for name in config.test)
+    return "-".join(map(config_hash, sets))
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:

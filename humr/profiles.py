@@ -1,4 +1,7 @@
-"""How large everything is: four profiles, from a test of the plumbing to the paper's own sizes."""
+"""How large everything is: from a test of the plumbing to the paper's own sizes.
+
+Two profiles are of licensed data: "paper", and "paper-smoke", which tests the plumbing of that.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +16,7 @@ from humr.lifting_config import (
     ProposeRun,
 )
 from humr.lifting_paper_config import LiftingPaperRun, ProposePaperRun
-from humr.paper_config import PaperRun
+from humr.paper_config import Licensed, PaperRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,12 @@ class Profile:
     lifted: int = 200  # the same, of lifting systems
     seeds: int = 3  # trainings of every variant
     photo_hypotheses: int = 100
+    beside: str = ""  # of a licensed profile: the one whose open world is shown in its place
+
+    @property
+    def open(self) -> "Profile":
+        """This profile, or of a licensed one that whose open world notebooks teach with."""
+        return PROFILES[self.beside] if self.beside else self
 
 
 _OPEN_MODEL = Model(
@@ -120,8 +129,12 @@ def _lifting(world: LiftingWorld, hidden: int, hypotheses: int, training: Traini
         world=world,
         model=LiftingModel(hidden=hidden, critic_bones=hidden if small else 1000, normalise=small),
         rule=LiftingRule(hypotheses=hypotheses, best_of=min(5, hypotheses)),
-        training=replace(training, optimizer="adam", beta1=0.5, beta2=0.9, clip_value=15.0),
+        training=_adversarial(training),
     )
+
+
+def _adversarial(training: Training) -> Training:
+    return replace(training, optimizer="adam", beta1=0.5, beta2=0.9, clip_value=15.0)
 
 
 def _propose(world: LiftingWorld, hidden: int, hypotheses: int, training: Training) -> ProposeRun:
@@ -151,6 +164,34 @@ _GPU_LIFTING = (
     200,
     Training(steps=75_000, batch=64, rate=1e-4, decay=0.0, halve_at=2 / 3, validate_every=5_000),
 )
+_SMALL_LIFTING = Training(steps=2, batch=4, rate=1e-3, decay=0.0, validate_every=2)
+_FEW_LICENSED = PaperRun(
+    world=Licensed(validation=4, tested=8),
+    model=Model(pose_hidden=32, pose_width=32, blocks=2, hidden=32, head_hidden=32),
+    training=Training(steps=2, batch=2, hypotheses=4, validate_every=2),
+)
+
+
+def _lifting_paper_smoke() -> tuple[LiftingPaperRun, ProposePaperRun]:
+    """Tiny networks on the files that the papers' profile reads."""
+    flow, propose = LiftingPaperRun(), ProposePaperRun()
+    flow = replace(
+        flow,
+        world=replace(flow.world, validation=8),
+        model=replace(flow.model, hidden=16, critic_bones=16),
+        rule=replace(flow.rule, hypotheses=8),
+        training=_adversarial(_SMALL_LIFTING),
+    )
+    propose = replace(
+        propose,
+        world=replace(propose.world, validation=8),
+        model=replace(propose.model, hidden=16, flow_hidden=16, critic_hidden=8),
+        rule=replace(propose.rule, hypotheses=8),
+        training=replace(_SMALL_LIFTING, optimizer="adam", clip=15.0),
+    )
+    return flow, propose
+
+
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",
@@ -162,6 +203,18 @@ PROFILES: dict[str, Profile] = {
         lifted=20,
         photo_hypotheses=25,
         seeds=1,
+    ),
+    "paper-smoke": Profile(
+        name="paper-smoke",
+        run=_FEW_LICENSED,
+        study=replace(_FEW_LICENSED, weights=Weights(mask=0.0)),
+        lifting=_lifting_paper_smoke()[0],
+        propose=_lifting_paper_smoke()[1],
+        hypotheses=10,
+        lifted=20,
+        photo_hypotheses=25,
+        seeds=1,
+        beside="smoke",
     ),
     "laptop": Profile(
         name="laptop",
@@ -191,6 +244,7 @@ PROFILES: dict[str, Profile] = {
         lifting=LiftingPaperRun(),
         propose=ProposePaperRun(),
         hypotheses=100,
+        beside="laptop",
     ),
 }
 

@@ -1,0 +1,68 @@
+"""A house for the profile "paper-smoke": the repository beside tiny licensed files, in a folder.
+
+Notebooks and commands run there as they do at home, in processes of their own. As the bodies have
+far fewer vertices than the official ones and the files are far smaller, a `sitecustomize` tells
+every Python that starts in the house.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import licensed_world
+import lifting_formats
+import smpl_world
+
+from humr.licensed import SETS
+from humr.paths import DATA, ROOT
+
+COUNT = 2  # people in every data set of HuMR
+SITE = f"""
+import functools
+import sys
+
+if sys.argv[0] != "-c":
+    from humr import bodies, official_measures, paper_runs
+    sizes = {{"vertices": {smpl_world.V}, "smplx_vertices": {smpl_world.X}}}
+    bodies._SMPLX_VERTICES, bodies._SMPLX_FACE = {smpl_world.X}, {smpl_world.FACE}
+    small = functools.partial(official_measures.load_yardstick, **sizes, face={smpl_world.FACE})
+    paper_runs.load_yardstick = official_measures.load_yardstick = small
+    paper_runs.inventory.inspect = lambda *args, **options: []
+"""
+
+
+def build(folder):
+    """Write the house; returns its folder."""
+    shutil.copytree(ROOT / "humr", folder / "humr", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("notebooks", "pyproject.toml", "constraints.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "data").mkdir()
+    for path in DATA.iterdir():
+        if path.name not in ("licensed", "world", "lifting", "features"):
+            (folder / "data" / path.name).symlink_to(path)
+    root = folder / "data" / "licensed"
+    licensed_world.write_world(root, sorted(SETS), COUNT, width=48)
+    smpl_world.write(root)
+    lifting_formats.write_lifting_world(root)
+    (folder / "sitecustomize.py").write_text(SITE)
+    return folder
+
+
+def run(folder, *arguments):
+    """Run a module of humr in the house; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "HUMR_WORKERS": "0", "TQDM_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def execute(folder, number, profile="paper-smoke"):
+    """Run a notebook in the house; returns the finished process."""
+    output = folder / "out" / f"{number}.ipynb"
+    command = ("run", number, "--profile", profile, "--output", output)
+    return run(folder, "humr.execution", *command)
