@@ -3,17 +3,18 @@
 Rows of a chart are variants, from top to bottom in the order of the table. A filled mark has an
 interval over images and over training again. A hollow one is of a single seed: its interval covers
 the choice of test images only, and supports no conclusion. Figures, titles and what the rows are
-called is the business of the caller.
+called is the business of the caller. Of several test sets (`comparisons.DATASET`) each has rows of
+its own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from humr.comparisons import ONE_SEED
+from humr.comparisons import DATASET, ONE_SEED
 from humr.diagrams import COLOURS
 from humr.tables import direction
 
@@ -105,7 +106,7 @@ def forest(
     way = {-1: "\n← better", 0: "", 1: "\nbetter →"}
     arrow = way[direction(metric)] if "reference" in table else ""
     ax.set_xlabel(quantity(metric) + arrow)
-    return _name_rows(ax, table["variant"], labels)
+    return _name_rows(ax, table, labels)
 
 
 def dumbbells(
@@ -124,8 +125,8 @@ def dumbbells(
         labels: what to call the variants; default: their names.
     """
     tables = [_of_metric(means, metric) for metric in metrics]
-    names = tables[0]["variant"]
-    if any(list(table["variant"]) != list(names) for table in tables):
+    names = _rows_of(tables[0])
+    if any(_rows_of(table) != names for table in tables):
         raise ValueError(
             "the variants of all metrics must come in the same order; sort by variant"
         )
@@ -142,7 +143,7 @@ def dumbbells(
         for colour, label in zip(colours, metrics.values(), strict=False)
     ]
     ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(keys))
-    return _name_rows(ax, names, labels)
+    return _name_rows(ax, tables[0], labels)
 
 
 # ----------------------------------------------------------------------- parts
@@ -154,7 +155,8 @@ def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     if found.empty:
         known = ", ".join(table["metric"].unique())
         raise ValueError(f"the table has no metric {metric!r}; it has {known}")
-    if found["variant"].duplicated().any():
+    names = _rows_of(found)
+    if len(set(names)) < len(names):
         raise ValueError(
             f"one row per variant expected for {metric!r}; some are there twice: differences to "
             "several references? Keep one for each variant"
@@ -177,8 +179,14 @@ def _mark(ax: Axes, row: float, line: Mapping, colour: str) -> None:
     ax.plot(line["estimate"], row, "o", color=colour, markerfacecolor=face, zorder=3)
 
 
-def _name_rows(ax: Axes, names: Iterable[str], labels: Mapping[str, str] | None) -> Axes:
-    texts = [(labels or {}).get(name, name) for name in names]
+def _rows_of(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """What the rows of a table are of: a variant, and a test set where there are several."""
+    keys = table[["variant", *table.columns.intersection([DATASET])]]
+    return list(keys.itertuples(index=False, name=None))
+
+
+def _name_rows(ax: Axes, table: pd.DataFrame, labels: Mapping[str, str] | None) -> Axes:
+    texts = [", ".join([(labels or {}).get(v, v), *of]) for v, *of in _rows_of(table)]
     ax.set_yticks(range(len(texts)), texts)
     ax.set_ylim(len(texts) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)

@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from humr.comparisons import KEYS, Claim, differences, gains, verdicts
+from humr.comparisons import DATASET, KEYS, Claim, differences, gains, verdicts
 from humr.paths import DATA
 from humr.skeletons import H36M17
 
@@ -182,15 +182,26 @@ def systems(flow: pd.DataFrame, propose: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(topic: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Test all claims on a topic by the rows of its study; columns as of `verdicts`."""
+    """Test all claims on a topic by the rows of its study; columns as of `verdicts`.
+
+    Claims on variants without rows, or on what is unknown of all their images (visibility, of
+    photographs), are left out.
+    """
     found = on(topic)
     rows = rows if topic == "scarcity" else derived(in_scope(topic, rows))
     parts = []
-    for claim in found:
-        part = rows.loc[:, [*KEYS, *rows.columns.intersection(["key"]), claim.metric]]
+    for claim in (each for each in found if _testable(each, rows)):
+        part = rows.loc[:, [*KEYS, *rows.columns.intersection(["key", DATASET]), claim.metric]]
         compared = [name for name in (claim.variant, claim.reference) if name]
         parts.append(verdicts(independent(part, *compared), [claim]))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else verdicts(rows, [])
+
+
+def _testable(claim: Claim, rows: pd.DataFrame) -> bool:
+    """Say whether there are rows to test a claim with."""
+    known = {*rows["variant"], None}
+    there = claim.metric in rows and bool(rows[claim.metric].notna().any())
+    return there and {claim.variant, claim.reference} <= known
 
 
 def judge_all(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -30,10 +30,15 @@ image noise this is the paired t-test. In simulations nominal 95 % intervals of 
 93 to 96 % (tests), those of two variants with two seeds only 87 %. They hold for one comparison at
 a time. With one seed there is no seed part: the interval covers the choice of test images only,
 says nothing about training again, and supports no verdict.
+
+Rows of several test sets have a column `dataset`: each set is compared by itself, and results name
+it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -41,15 +46,36 @@ from jaxtyping import Bool, Float
 from scipy.stats import f as fisher
 from scipy.stats import t as student
 
+P = ParamSpec("P")
 KEYS = ["variant", "seed", "image"]
+DATASET = "dataset"  # of rows and results, where there are several
 TOO_FEW = "fewer than 2 images with a value"
 ONE_SEED = "1 seed: no interval over training"
 UNSTEADY = 0.01  # chance that a table of equal variances has a variant that counts as unsteady
 
 
+def by_dataset(
+    compare: Callable[Concatenate[pd.DataFrame, P], pd.DataFrame],
+) -> Callable[Concatenate[pd.DataFrame, P], pd.DataFrame]:
+    """Let a function of rows compare every test set by itself; its results then name the set."""
+
+    @wraps(compare)
+    def each(rows: pd.DataFrame, *args: P.args, **options: P.kwargs) -> pd.DataFrame:
+        if DATASET not in rows:
+            return compare(rows, *args, **options)
+        parts = [
+            compare(part.drop(columns=DATASET), *args, **options).assign(**{DATASET: name})
+            for name, part in rows.groupby(DATASET, sort=False)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    return each
+
+
 # ----------------------------------------------------------------------- estimates
 
 
+@by_dataset
 def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) -> pd.DataFrame:
     """Mean of each metric per variant, with an interval over images and over training again.
 
@@ -70,6 +96,7 @@ def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) ->
     return pd.DataFrame(result)
 
 
+@by_dataset
 def differences(
     rows: pd.DataFrame, reference: str, metrics: Sequence[str], *, level: float = 0.95
 ) -> pd.DataFrame:
@@ -99,6 +126,7 @@ def differences(
     return pd.DataFrame(result)
 
 
+@by_dataset
 def gains(
     rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]
 ) -> pd.DataFrame:
@@ -284,6 +312,7 @@ class Claim:
         return "reproduced" if inside else "not reproduced" if outside else "unclear"
 
 
+@by_dataset
 def verdicts(rows: pd.DataFrame, claims: Sequence[Claim], *, level: float = 0.95) -> pd.DataFrame:
     """Test each claim: reproduced, not reproduced, or unclear (always, with a single seed)."""
     result = []

@@ -164,8 +164,13 @@ def density(model: Humr, observation: Observation, batch: Batch) -> dict[str, Te
     """Likelihood of the true pose, nats per dimension, and the flow's log-volume at the mode."""
     sixd = matrix_to_sixd(batch.rotations).flatten(1)[:, None]
     log_prob = model.flow.log_prob(sixd, observation.condition)[:, 0]
-    log_det = model.flow.generate(torch.zeros_like(sixd), observation.condition)[1][:, 0]
-    return {"nll": -log_prob / model.flow.dim, "log_det": log_det}
+    return {"nll": -log_prob / model.flow.dim, "log_det": log_volume(model, observation)}
+
+
+def log_volume(model: Humr, observation: Observation) -> Float[Tensor, " batch"]:
+    """Logarithm of the factor by which the flow widens volumes at the mode."""
+    mode = model.flow.mean.new_zeros(len(observation.betas), 1, model.flow.dim)
+    return model.flow.generate(mode, observation.condition)[1][:, 0]
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:

@@ -255,6 +255,16 @@ def calibration(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     """
     samples = metrics.centre(drawn.coco17[:, drawn.random], COCO_HIPS)
     target = metrics.centre(truth.coco17, COCO_HIPS)
+    return coverage(samples, target, truth.visible, truth.hidden) | ranks(samples, target)
+
+
+def coverage(
+    samples: Float[Tensor, "batch hypotheses 17 3"],
+    target: Float[Tensor, "batch 17 3"],
+    visible: Bool[Tensor, "batch 17"],
+    hidden: Bool[Tensor, "batch 17"],
+) -> dict[str, Tensor]:
+    """Share of coordinates inside the central 50 and 90 % of the samples, by visibility."""
     result = {}
     for level in (50, 90):
         tail = (1 - level / 100) / 2
@@ -262,13 +272,21 @@ def calibration(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
         inside = ((target >= low) & (target <= high)).to(samples.dtype)
         for name, axes in (("xy", slice(0, 2)), ("z", slice(2, 3))):
             share = inside[..., axes].mean(-1)
-            result[f"cover{level}_{name}_visible"] = metrics.masked_mean(share, truth.visible)
-            result[f"cover{level}_{name}_hidden"] = metrics.masked_mean(share, truth.hidden)
-    ranks = rank(samples[:, :, list(RANKED)], target[:, list(RANKED)])
-    for place, joint in enumerate(RANKED):
-        for axis, name in enumerate("xyz"):
-            result[f"rank_{COCO17.names[joint]}_{name}"] = ranks[:, place, axis]
+            result[f"cover{level}_{name}_visible"] = metrics.masked_mean(share, visible)
+            result[f"cover{level}_{name}_hidden"] = metrics.masked_mean(share, hidden)
     return result
+
+
+def ranks(
+    samples: Float[Tensor, "batch hypotheses 17 3"], target: Float[Tensor, "batch 17 3"]
+) -> dict[str, Tensor]:
+    """Count the samples below the truth, of wrists and ankles, in camera axes."""
+    found = rank(samples[:, :, list(RANKED)], target[:, list(RANKED)])
+    return {
+        f"rank_{COCO17.names[joint]}_{name}": found[:, place, axis]
+        for place, joint in enumerate(RANKED)
+        for axis, name in enumerate("xyz")
+    }
 
 
 def peer(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:

@@ -12,10 +12,11 @@ import torch
 from tqdm import tqdm
 
 from humr import official_measures as official
+from humr import official_scores
 from humr.annotations import Annotations
 from humr.cameras import box_info, default_focal
 from humr.datasets import Batch
-from humr.evaluation import BODIES, stream
+from humr.evaluation import BODIES, log_volume, stream
 from humr.licensed import LICENSED, data_set
 from humr.mesh import Humr
 from humr.official_measures import Yardstick
@@ -51,7 +52,8 @@ def evaluate(
 
     Returns:
         `data_set`, `image` (row in the annotations: unique, unlike photographs), `photograph`,
-        `hypotheses`, and the columns of `official_measures.accuracy` and `.consistency`.
+        `hypotheses`, and the columns of `official_measures.accuracy`, `.consistency` and of
+        `official_scores`; `log_det` as in `evaluation.density`.
     """
     _check(model, hypotheses, focal)
     device = model.flow.mean.device
@@ -62,9 +64,16 @@ def evaluate(
         seen = (_with_diagonal(batch) if focal == "diagonal" else batch).to(device)
         masks = official.evaluation_masks(people, root=root)
         truth = official.truth_of(people, seen, yardstick, masks)
-        pieces = stream(model, model.observe(seen), hypotheses + (not include_z0), generator)
+        observation = model.observe(seen)
+        pieces = stream(model, observation, hypotheses + (not include_z0), generator)
         drawn = official.forecast(pieces, truth, yardstick, include_z0=include_z0)
-        columns = official.accuracy(drawn, truth) | official.consistency(drawn, truth)
+        columns = {
+            **official.accuracy(drawn, truth),
+            **official.consistency(drawn, truth),
+            **official_scores.scores(drawn, truth),
+            **official_scores.calibration(drawn, truth),
+            "log_det": log_volume(model, observation),
+        }
         frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
         frame.insert(0, "data_set", people.name)
         frame.insert(1, "image", people.row.numpy())

@@ -65,6 +65,7 @@ class Yardstick(nn.Module):
     transfer: Tensor  # sparse, (SMPL's vertices, `chosen`)
     chosen: Tensor  # vertices of SMPL-X that matter to SMPL's
     h36m: Tensor
+    coco17: Tensor
 
     def __init__(
         self,
@@ -80,15 +81,17 @@ class Yardstick(nn.Module):
         _check_sizes(body, transfer, neutral, h36m)
         self.body, self.smpl = body, smpl
         transfer, h36m = transfer.to(like.device).double(), h36m.to(like.device).double()
-        rows = torch.cat([h36m, neutral.joint_regressor.to(h36m), _coco(neutral, face).to(h36m)])
+        coco = _coco(neutral, face).to(h36m)
+        rows = torch.cat([h36m, neutral.joint_regressor.to(h36m), coco])
         self.points = body.fold((transfer.T @ rows.T).T)
         transfer = transfer.coalesce()
         chosen, columns = transfer.indices()[1].unique(return_inverse=True)
         places, shape = torch.stack([transfer.indices()[0], columns]), (len(transfer), len(chosen))
         values = transfer.values().to(like.dtype)
         narrow = torch.sparse_coo_tensor(places, values, shape, check_invariants=True).coalesce()
-        tensors = {"transfer": narrow, "chosen": chosen, "h36m": h36m.to(like)}
+        tensors = {"transfer": narrow, "chosen": chosen, "h36m": h36m, "coco17": coco}
         for key, tensor in tensors.items():
+            tensor = tensor.to(like) if tensor.is_floating_point() else tensor
             self.register_buffer(key, tensor, persistent=False)
 
 
@@ -145,6 +148,7 @@ class Truth:
     seen: Batch  # what the network was shown
     joints: Float[Tensor, "batch joints 3"]  # about the root
     vertices: Float[Tensor, "batch vertices 3"]  # of SMPL, about the root
+    coco17: Float[Tensor, "batch 17 3"]  # about the root
     keypoints: Float[Tensor, "batch 17 2"]  # in the crop
     visible: Bool[Tensor, "batch 17"]  # the detector is confident
     mask: Bool[Tensor, "batch rows rows"] | None  # of the person, in the crop
@@ -171,6 +175,7 @@ def truth_of(
         seen=seen,
         joints=joints,
         vertices=vertices - root,
+        coco17=yardstick.coco17 @ vertices - root,
         keypoints=to_crop(people.true_keypoints, people.box).to(device),
         visible=visible,
         mask=None if mask is None else mask.to(device),

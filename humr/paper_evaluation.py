@@ -25,7 +25,7 @@ from humr.paper_tables import LAYOUT, averages, table
 from humr.paths import RUNS
 from humr.profiles import profile
 from humr.provenance import provenance
-from humr.variants import variants
+from humr.variants import Variant, variants
 
 ABLATIONS = ("components", "supervision")
 PROFILE = "paper"
@@ -35,11 +35,18 @@ def rows_of_runs(*, focal: str = "diagonal") -> list[pd.DataFrame]:
     """Rows of every finished run, one table each."""
     items = [item for study in ABLATIONS for item in variants(study, PROFILE)]
     jobs = {job.key: job for job in studies.seeded(items, PROFILE)}
-    return [
-        studies.evaluated(replace(job, default_focal=focal == "diagonal"), PROFILE)
-        for job in jobs.values()
-        if studies.is_done(job)
-    ]
+    jobs = [replace(job, default_focal=focal == "diagonal") for job in jobs.values()]
+    return [studies.described(job, _rows(job)) for job in jobs if studies.is_done(job)]
+
+
+def _rows(job: Variant) -> pd.DataFrame:
+    return experiments.evaluated(
+        studies.checkpoint(job),
+        job.run.world,
+        "test",
+        hypotheses=profile(PROFILE).hypotheses,
+        default_focal=job.default_focal,
+    )
 
 
 def rows_of(

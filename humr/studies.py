@@ -22,9 +22,11 @@ from humr import experiments, results
 from humr.config import Run
 from humr.environment import say
 from humr.files import digest
+from humr.paper_config import PaperRun
+from humr.paper_rows import as_study
 from humr.profiles import PROFILES, profile
 from humr.provenance import provenance
-from humr.variants import STUDIES, Variant, variant, variants
+from humr.variants import STUDIES, Variant, known, variant, variants
 
 SPLIT = 100_000  # first image number of the second split, and so on
 Measured = Callable[[Variant, str], pd.DataFrame]  # rows of one finished run, in a profile
@@ -119,7 +121,10 @@ def is_done(job: Variant) -> bool:
 
 
 def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
-    """Rows of one finished run: one per test image, with the transfer set for lifting."""
+    """Rows of one finished run: one per test image, with the transfer set for lifting.
+
+    Those of licensed people are as `paper_rows` describes.
+    """
     sizes, lifts = profile(profile_name), not isinstance(job.run, Run)
     splits = ("test",) if isinstance(job.run, Run) else job.run.world.tested
     parts = [
@@ -132,7 +137,8 @@ def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
         )
         for split in splits
     ]
-    return described(job, _numbered(parts) if lifts else parts[0])
+    rows = described(job, _numbered(parts) if lifts else parts[0])
+    return as_study(rows) if isinstance(job.run, PaperRun) else rows
 
 
 def _numbered(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -269,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--publish", action="store_true", help="store rows in data/results")
     options = parser.parse_args(arguments)
-    studies = options.studies or list(STUDIES)
+    studies = known(options.studies or STUDIES, options.profile)
     if options.publish:
         for study in studies:
             publish(study, options.profile)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from humr.comparisons import ONE_SEED, Claim, differences, gains, means, verdicts
+from humr.comparisons import DATASET, ONE_SEED, Claim, differences, gains, means, verdicts
 from humr.paths import DATA
 
 __all__ = [
@@ -81,7 +81,7 @@ def side_by_side(
         paper: from `paper`; the metrics that ours has (by our definition or, `paper_`, by the
             paper's), matched by `variant`; other rows follow.
         names: row labels of our variants; default: the paper's, or else the variant's name.
-        title: head of our columns.
+        title: head of our columns; of several test sets each one's name replaces "open world".
     """
     sign = "+" if "reference" in ours else ""
     cells = {}
@@ -90,7 +90,8 @@ def side_by_side(
         text = f"{line['estimate']:{sign}.{places}f} ±{half:.{places}f}"
         defined = np.isfinite(line["estimate"])
         star = "*" if line["note"] == ONE_SEED else ""
-        cells[line["variant"], (title, line["metric"])] = text + star if defined else "–"
+        head = title.replace("open world", line.get(DATASET, "open world"))
+        cells[line["variant"], (head, line["metric"])] = text + star if defined else "–"
     labels, metrics = {}, {name.removeprefix("paper_") for name in ours["metric"]}
     if paper is not None:
         for line in paper.to_dict("records"):

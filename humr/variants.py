@@ -1,19 +1,25 @@
 """Every ablation of every system, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from humr import lifting_variants, mesh_variants
 from humr.mesh_variants import FEW, L2D_RANDOM, SAMPLE_COUNTS
+from humr.paper_config import PaperRun
 from humr.profiles import Profile, profile
 from humr.variant import Variant, changed
 
-__all__ = ["FEW", "L2D_RANDOM", "SAMPLE_COUNTS", "STUDIES", "Variant", "changed", "variant",
-           "variants"]  # fmt: skip
+__all__ = ["FEW", "L2D_RANDOM", "SAMPLE_COUNTS", "STUDIES", "Variant", "changed", "known",
+           "variant", "variants"]  # fmt: skip
 
 
 def _of(part: str, build: Callable[..., list[Variant]], sizes: Profile) -> list[Variant]:
-    return build(getattr(sizes, part))
+    base = getattr(sizes, part)
+    found = build(base)
+    if isinstance(base, PaperRun):  # the official code never knows the focal length
+        return [replace(each, default_focal=not each.default_focal) for each in found]
+    return found
 
 
 STUDIES: dict[str, Callable[[Profile], list[Variant]]] = {
@@ -25,6 +31,12 @@ STUDIES: dict[str, Callable[[Profile], list[Variant]]] = {
     )
     for name, build in studies.items()
 }
+
+
+def known(studies: Iterable[str], profile_name: str) -> list[str]:
+    """Return those of some studies that a profile can run."""
+    absent = mesh_variants.OPEN_ONLY if profile(profile_name).beside else ()
+    return [name for name in studies if name not in absent]
 
 
 def variants(study: str, profile_name: str) -> list[Variant]:

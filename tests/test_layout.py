@@ -40,7 +40,8 @@ LAYERS = (
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
-    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results", "paper_tables"}
+    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"}
+    | {"paper_tables", "paper_rows"}
     | {"acceleration", "capacity", "schedules"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
     | {"photos", "persons", "detectors"}
@@ -53,6 +54,7 @@ LAYERS = (
     | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"}
     | {"lifting_paper_data"},
     {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
+    | {"official_scores"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}
     | {"propose", "propose_losses", "propose_objective"},
     {"posterior", "evaluation", "experiments", "studies", "figures", "diagrams", "notebooks"}

@@ -23,7 +23,7 @@ from humr import (
     shards,
     studies,
 )
-from humr.config import Model, Training
+from humr.config import Model, Training, Weights
 from humr.heatmap_files import SHAPE, read_file, sample_path
 from humr.licensed import TEST
 from humr.paper_config import Licensed, PaperRun
@@ -64,7 +64,8 @@ def root(tmp_path, monkeypatch):
     system = replace(experiments.SYSTEMS[PaperRun], check=lambda run: None)
     monkeypatch.setitem(experiments.SYSTEMS, PaperRun, system)
     feature_cache.check_origin.cache_clear()
-    tiny = replace(profile("paper"), run=RUN, study=RUN, seeds=1, hypotheses=3)
+    study = replace(RUN, weights=Weights(mask=0.0))
+    tiny = replace(profile("paper"), run=RUN, study=study, seeds=1, hypotheses=3)
     monkeypatch.setattr("humr.studies.profile", lambda name: tiny)
     monkeypatch.setattr("humr.variants.profile", lambda name: tiny)
     monkeypatch.setattr("humr.paper_evaluation.profile", lambda name: tiny)

@@ -1,0 +1,49 @@
+"""Rows of licensed test sets as notebooks read them: with the columns of the open world's.
+
+`official_evaluation` measures what the official code does, and names it so; `paper_tables` is
+about that. Notebooks compare variants (`comparisons`), for which
+
+- `dataset` names the test set: 3DPW or EMDB. EMDB's occluded people are among all of EMDB; of
+  them only PercIn and MinDist count, which all others lack;
+- `image` is a number that no other person of any set has (`row`: that in the annotations);
+- visible are joints that the detector is confident of, under both names that a column has
+  (`spread_hidden`, `paper_spread_hidden`): nobody knows which joints of a photograph are hidden;
+- what is unknown is NaN: likelihoods of labels, which are poses of another body; errors weighted
+  by area; the detector's own landmarks; template and truncation of rendered people.
+"""
+
+import numpy as np
+import pandas as pd
+
+from humr.licensed import TEST
+from humr.paper_tables import DATASETS, ON_MASK
+
+FIRST = 100_000  # number of the first person of the second test set, and so on
+BY_VISIBILITY = ("pixels_mode", "pixels_samples", "spread_visible", "spread_hidden",
+                 "percent_inside", "mask_distance", "hidden")  # fmt: skip
+UNKNOWN = ("nll", "wpve_mode", "wpve_best", "pa_limbs_mode", "pa_limbs_detector", "template",
+           "truncated")  # fmt: skip
+OCCLUDED = "emdb-p1-occl"
+_ABOUT = ("variant", "seed", "key", "seconds", "steps", "data_set", "image", "photograph",
+          "hypotheses")  # fmt: skip
+
+
+def as_study(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of `official_evaluation.evaluate` as `studies.rows` gives them.
+
+    Args:
+        rows: of any variants and seeds; columns that say which are kept.
+    """
+    twins = {f"paper_{name}": rows[name] for name in BY_VISIBILITY}
+    place = rows["data_set"].map({name: number for number, name in enumerate(TEST)})
+    found = rows.assign(
+        dataset=rows["data_set"].map(DATASETS),
+        row=rows["image"],
+        image=rows["image"] + FIRST * place,
+        **twins,
+        **dict.fromkeys(UNKNOWN, np.nan),
+    )
+    on_mask = [*ON_MASK, *(f"paper_{name}" for name in ON_MASK)]
+    others = found.columns.difference([*_ABOUT, *on_mask, "dataset", "row"])
+    found[others] = found[others].mask(found["data_set"] == OCCLUDED)
+    return found
