@@ -3,7 +3,7 @@
 Rows of a chart are variants, from top to bottom in the order of the table. A filled mark has an
 interval over images and over training again. A hollow one is of a single seed: its interval covers
 the choice of test images only, and supports no conclusion. Figures, titles and what the rows are
-called is the business of the caller. Of several test sets (`comparisons.DATASET`) each has rows of
+called is the business of the caller. Of several test sets (`sets`) each has rows of
 its own.
 """
 
@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from humr.comparisons import DATASET, ONE_SEED
+from humr.comparisons import ONE_SEED
 from humr.diagrams import COLOURS
+from humr.sets import DATASET
 from humr.tables import direction
 
 NAMES = {
@@ -181,7 +182,8 @@ def _mark(ax: Axes, row: float, line: Mapping, colour: str) -> None:
 
 def _rows_of(table: pd.DataFrame) -> list[tuple[str, ...]]:
     """What the rows of a table are of: a variant, and a test set where there are several."""
-    keys = table[["variant", *table.columns.intersection([DATASET])]]
+    several = DATASET in table.columns and len(set(table[DATASET])) > 1
+    keys = table[["variant", DATASET] if several else ["variant"]]
     return list(keys.itertuples(index=False, name=None))
 
 

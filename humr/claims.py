@@ -20,8 +20,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from humr.comparisons import DATASET, KEYS, Claim, differences, gains, verdicts
+from humr.comparisons import KEYS, Claim, differences, gains, verdicts
 from humr.paths import DATA
+from humr.sets import DATASET
 from humr.skeletons import H36M17
 
 PATH = DATA / "claims.csv"

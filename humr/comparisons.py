@@ -31,14 +31,11 @@ image noise this is the paired t-test. In simulations nominal 95 % intervals of 
 a time. With one seed there is no seed part: the interval covers the choice of test images only,
 says nothing about training again, and supports no verdict.
 
-Rows of several test sets have a column `dataset`: each set is compared by itself, and results name
-it.
+Of rows of several test sets (`sets`) each set is compared by itself, and results name it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from typing import Concatenate, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -46,30 +43,12 @@ from jaxtyping import Bool, Float
 from scipy.stats import f as fisher
 from scipy.stats import t as student
 
-P = ParamSpec("P")
+from humr.sets import by_dataset
+
 KEYS = ["variant", "seed", "image"]
-DATASET = "dataset"  # of rows and results, where there are several
 TOO_FEW = "fewer than 2 images with a value"
 ONE_SEED = "1 seed: no interval over training"
 UNSTEADY = 0.01  # chance that a table of equal variances has a variant that counts as unsteady
-
-
-def by_dataset(
-    compare: Callable[Concatenate[pd.DataFrame, P], pd.DataFrame],
-) -> Callable[Concatenate[pd.DataFrame, P], pd.DataFrame]:
-    """Let a function of rows compare every test set by itself; its results then name the set."""
-
-    @wraps(compare)
-    def each(rows: pd.DataFrame, *args: P.args, **options: P.kwargs) -> pd.DataFrame:
-        if DATASET not in rows:
-            return compare(rows, *args, **options)
-        parts = [
-            compare(part.drop(columns=DATASET), *args, **options).assign(**{DATASET: name})
-            for name, part in rows.groupby(DATASET, sort=False)
-        ]
-        return pd.concat(parts, ignore_index=True)
-
-    return each
 
 
 # ----------------------------------------------------------------------- estimates

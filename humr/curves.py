@@ -15,15 +15,16 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
-from humr import evaluation, experiments, mesh_runs, studies, world
+from humr import evaluation, experiments, paper_runs, studies, world
 from humr.bodies import Body, load_body
 from humr.comparisons import ONE_SEED, means
-from humr.config import World
+from humr.config import Run
 from humr.datasets import Records
 from humr.diagrams import COLOURS
 from humr.environment import say
 from humr.files import digest
 from humr.mesh import Humr
+from humr.paper_config import PaperRun
 from humr.paths import ROOT, RUNS
 from humr.profiles import PROFILES
 from humr.variants import Variant, variant
@@ -31,7 +32,7 @@ from humr.variants import Variant, variant
 PRODUCT, STUDY = "curves", "components"
 MODELS = ("prohmr", "realnvp", "mask")  # of the study: the baseline, its better flow, all of HuMR
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-SIZES = {"smoke": (4, 20)}  # test images, hypotheses
+SIZES = {"smoke": (4, 20), "paper-smoke": (4, 20)}  # test images, hypotheses
 SIZE = (200, 1000)  # in all other profiles
 ENERGY_BATCH = 10  # images whose hypotheses are held at once
 
@@ -58,19 +59,27 @@ def publish(profile_name: str) -> list[Path]:
 def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     """Rows of one finished run; measured once for the same weights, world and code."""
     images, hypotheses = SIZES.get(profile_name, SIZE)
-    checkpoint, config = studies.checkpoint(job), job.run.world
-    assert isinstance(config, World)
-    code = [ROOT / "humr" / f"{m}.py" for m in (*mesh_runs.EVALUATING, PRODUCT)]
+    checkpoint, run = studies.checkpoint(job), job.run
+    assert isinstance(run, Run)
+    system = experiments.SYSTEMS[type(run)]
+    code = [ROOT / "humr" / f"{m}.py" for m in (*system.code, PRODUCT)]
     parts = [checkpoint.with_suffix(".safetensors"), *code]
-    name = "".join(map(digest, parts)) + f" {world.directory(config).name} {images} {hypotheses}"
+    name = "".join(map(digest, parts)) + f" {experiments.data_name(run)} {images} {hypotheses}"
     path = RUNS / "evaluations" / f"curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
         model, _ = experiments.load(checkpoint)
-        world.generate(config, splits=["test"])
-        records = world.load(config, "test")[slice(0, images)]
         counts = [n for n in COUNTS if n <= hypotheses]
-        experiments.write_rows(path, curve(model, load_body("small"), records, counts))
+        experiments.write_rows(path, _measured(model, run, images, counts))
     return studies.described(job, pd.read_parquet(path))
+
+
+def _measured(model: Humr, run: Run, images: int, counts: Sequence[int]) -> pd.DataFrame:
+    """Curves on the first images of the open world, or on licensed people, evenly spread."""
+    if isinstance(run, PaperRun):
+        return paper_runs.curves(model, run.world, images, counts)
+    world.generate(run.world, splits=["test"])
+    records = world.load(run.world, "test")[slice(0, images)]
+    return curve(model, load_body("small"), records, counts)
 
 
 def curve(

@@ -79,16 +79,17 @@ def curve(
         errors = 1e3 * drawn.errors.mT
         for n in counts:
             best = metrics.best_of_first(errors, n)
-            expected = _expected(errors, n)
+            of_any = expected(errors, n)
             columns = {f"{kind}_best": best[:, i] for i, kind in enumerate(measures.KINDS)}
-            columns |= {f"{k}_expected": expected[:, i] for i, k in enumerate(measures.KINDS)}
+            columns |= {f"{k}_expected": of_any[:, i] for i, k in enumerate(measures.KINDS)}
             frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
             frame.insert(0, "n", n)
             rows.append(frame)
     return _join(rows, repeats=len(counts))
 
 
-def _expected(errors: Tensor, n: int) -> Tensor:
+def expected(errors: Tensor, n: int) -> Tensor:
+    """Best of the mode and n - 1 others, over all choices; errors are (..., hypotheses)."""
     mode, others = errors[..., 0], errors[..., 1:]
     if n == 1:
         return mode

@@ -197,9 +197,7 @@ def evaluated(
     system = _system(json.loads(checkpoint.with_suffix(".json").read_text()))
     of_code = "".join(digest(ROOT / "humr" / f"{m}.py") for m in system.code)
     weights = checkpoint.with_suffix(".safetensors")
-    of_data = system.evaluated_on or (lambda config: system.store(config).directory.name)
-    data = of_data(config)
-    name = f"{[digest(weights), data, of_code]} {split} {hypotheses} {seed}"
+    name = f"{[digest(weights), _data_name(system, config), of_code]} {split} {hypotheses} {seed}"
     name = sha256((name + " focal" * default_focal).encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
     if not path.exists():
@@ -210,6 +208,17 @@ def evaluated(
         )
         write_rows(path, rows)
     return pd.read_parquet(path)
+
+
+def data_name(run: AnyRun) -> str:
+    """Name the data that a run's rows depend on."""
+    return _data_name(SYSTEMS[type(run)], run.world)
+
+
+def _data_name(system: System, config: Any) -> str:  # noqa: ANN401
+    if system.evaluated_on is None:
+        return system.store(config).directory.name
+    return system.evaluated_on(config)
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -3,23 +3,24 @@
 `paper_tables` turns the rows into the paper's tables. What is measured is in `official_measures`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from humr import metrics, official_scores
 from humr import official_measures as official
-from humr import official_scores
 from humr.annotations import Annotations
 from humr.cameras import box_info, default_focal
 from humr.datasets import Batch
-from humr.evaluation import BODIES, log_volume, stream
+from humr.evaluation import BODIES, expected, log_volume, stream
 from humr.licensed import LICENSED, data_set
-from humr.mesh import Humr
-from humr.official_measures import Yardstick
+from humr.mesh import Humr, Observation
+from humr.official_measures import Forecast, Truth, Yardstick
 
 FOCAL = ("diagonal", "given")
 SAME = 1e-2  # px by which the boxes of a batch may differ from those of its annotations
@@ -55,18 +56,11 @@ def evaluate(
         `hypotheses`, and the columns of `official_measures.accuracy`, `.consistency` and of
         `official_scores`; `log_det` as in `evaluation.density`.
     """
-    _check(model, hypotheses, focal)
-    device = model.flow.mean.device
-    generator, yardstick = torch.Generator().manual_seed(seed), yardstick.to(device)
     rows = []
-    for batch, people in _parts(pairs, hypotheses):
-        _check_pair(model, batch, people)
-        seen = (_with_diagonal(batch) if focal == "diagonal" else batch).to(device)
-        masks = official.evaluation_masks(people, root=root)
-        truth = official.truth_of(people, seen, yardstick, masks)
-        observation = model.observe(seen)
-        pieces = stream(model, observation, hypotheses + (not include_z0), generator)
-        drawn = official.forecast(pieces, truth, yardstick, include_z0=include_z0)
+    options = {"include_z0": include_z0, "focal": focal, "root": root}
+    for drawn, truth, observation, people in _forecasts(
+        model, pairs, yardstick, hypotheses, seed, **options
+    ):
         columns = {
             **official.accuracy(drawn, truth),
             **official.consistency(drawn, truth),
@@ -74,12 +68,92 @@ def evaluate(
             **official_scores.calibration(drawn, truth),
             "log_det": log_volume(model, observation),
         }
-        frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        frame.insert(0, "data_set", people.name)
-        frame.insert(1, "image", people.row.numpy())
-        frame.insert(2, "photograph", people.image)
+        frame = _framed(columns, people)
         frame.insert(3, "hypotheses", hypotheses)
         rows.append(frame)
+    return _joined(rows)
+
+
+@torch.no_grad()
+def curve(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    yardstick: Yardstick,
+    counts: Sequence[int],
+    *,
+    seed: int = 0,
+    focal: str = "diagonal",
+    root: Path = LICENSED,
+) -> pd.DataFrame:
+    """Measure the best of n and the energy score for every n in `counts`, as `humr.curves` does.
+
+    One row per person and n: `data_set`, `image`, `photograph`, `n`, and of every error of
+    `official_measures.KINDS` `_best` and `_expected`, mm.
+    """
+    if not counts or min(counts) < 1:
+        raise ValueError(f"counts must be positive numbers of hypotheses; got {list(counts)}")
+    rows = []
+    options = {"include_z0": True, "focal": focal, "root": root}
+    for drawn, truth, _, people in _forecasts(
+        model, pairs, yardstick, max(counts), seed, **options
+    ):
+        errors = 1e3 * drawn.errors.mT
+        for n in counts:
+            found = {"best": metrics.best_of_first(errors, n), "expected": expected(errors, n)}
+            columns = {
+                f"{kind}_{how}": value[:, i]
+                for how, value in found.items()
+                for i, kind in enumerate(official.KINDS)
+            }
+            columns["energy_score"] = _energy(drawn, truth, n)
+            rows.append(_framed(columns, people).assign(n=n))
+    return _joined(rows)
+
+
+def _energy(drawn: Forecast, truth: Truth, n: int) -> Tensor:
+    """Energy score of n hypotheses without the mode, which stands alone for n = 1; mm."""
+    if n == 1:
+        return 1e3 * drawn.errors[:, 0, 0]
+    if n == 2:
+        return torch.full_like(drawn.errors[:, 0, 0], torch.nan)
+    return 1e3 * metrics.energy_score(drawn.joints[:, 1:n], truth.joints)
+
+
+def _forecasts(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    yardstick: Yardstick,
+    hypotheses: int,
+    seed: int,
+    *,
+    include_z0: bool,
+    focal: str,
+    root: Path,
+) -> Iterator[tuple[Forecast, Truth, Observation, Annotations]]:
+    """Draw and measure the hypotheses of some people at a time."""
+    _check(model, hypotheses, focal)
+    device = model.flow.mean.device
+    generator, yardstick = torch.Generator().manual_seed(seed), yardstick.to(device)
+    for batch, people in _parts(pairs, hypotheses):
+        _check_pair(model, batch, people)
+        seen = (with_diagonal(batch) if focal == "diagonal" else batch).to(device)
+        masks = official.evaluation_masks(people, root=root)
+        truth = official.truth_of(people, seen, yardstick, masks)
+        observation = model.observe(seen)
+        pieces = stream(model, observation, hypotheses + (not include_z0), generator)
+        drawn = official.forecast(pieces, truth, yardstick, include_z0=include_z0)
+        yield drawn, truth, observation, people
+
+
+def _framed(columns: dict[str, Tensor], people: Annotations) -> pd.DataFrame:
+    frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+    frame.insert(0, "data_set", people.name)
+    frame.insert(1, "image", people.row.numpy())
+    frame.insert(2, "photograph", people.image)
+    return frame
+
+
+def _joined(rows: list[pd.DataFrame]) -> pd.DataFrame:
     if not rows:
         raise ValueError("there is nobody to evaluate: no batch came")
     return pd.concat(rows, ignore_index=True)
@@ -101,7 +175,7 @@ def _parts(
             yield batch[here], people[here]
 
 
-def _with_diagonal(batch: Batch) -> Batch:
+def with_diagonal(batch: Batch) -> Batch:
     """Show the network and the camera the photograph's diagonal as focal length."""
     focal, box = default_focal(batch.image_size), batch.box
     info = box_info(box[:, :2], box[:, 2], focal, batch.image_size)

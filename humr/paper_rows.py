@@ -35,15 +35,18 @@ def as_study(rows: pd.DataFrame) -> pd.DataFrame:
         rows: of any variants and seeds; columns that say which are kept.
     """
     twins = {f"paper_{name}": rows[name] for name in BY_VISIBILITY}
-    place = rows["data_set"].map({name: number for number, name in enumerate(TEST)})
-    found = rows.assign(
-        dataset=rows["data_set"].map(DATASETS),
-        row=rows["image"],
-        image=rows["image"] + FIRST * place,
-        **twins,
-        **dict.fromkeys(UNKNOWN, np.nan),
-    )
+    found = numbered(rows).assign(**twins, **dict.fromkeys(UNKNOWN, np.nan))
     on_mask = [*ON_MASK, *(f"paper_{name}" for name in ON_MASK)]
     others = found.columns.difference([*_ABOUT, *on_mask, "dataset", "row"])
     found[others] = found[others].mask(found["data_set"] == OCCLUDED)
     return found
+
+
+def numbered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Name the test set, and give people numbers that no others have; `row` keeps the old ones."""
+    names = list(rows["data_set"])
+    return rows.assign(
+        dataset=[DATASETS[name] for name in names],
+        row=rows["image"],
+        image=rows["image"] + [FIRST * TEST.index(name) for name in names],
+    )

@@ -1,5 +1,6 @@
 """HuMR on licensed data, as in the paper: check, train, validate, build from a checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from humr.mesh import JOINTS, Humr
 from humr.objective import HumrObjective
 from humr.official_measures import load_yardstick
 from humr.paper_config import Licensed, PaperRun
+from humr.paper_rows import OCCLUDED, numbered
 from humr.rotations import matrix_to_sixd
 from humr.shards import Store
 from humr.skeletons import BODY22
@@ -230,6 +232,27 @@ def evaluate(
         for name in (config.test if split == "test" else (split,))
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def curves(
+    model: Humr, config: Licensed, people: int, counts: Sequence[int], *, seed: int = 0
+) -> pd.DataFrame:
+    """Curves over the number of hypotheses on some people of every test set (`paper_rows`)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, yardstick = model.to(device).eval(), load_yardstick(root=ROOT)
+    parts = [
+        official_evaluation.curve(
+            model,
+            licensed_tests.batches(name, ROOT, people),
+            yardstick,
+            counts,
+            seed=seed,
+            root=ROOT,
+        )
+        for name in config.test
+        if name != OCCLUDED
+    ]
+    return numbered(pd.concat(parts, ignore_index=True))
 
 
 def evaluated_on(config: Licensed) -> str:

@@ -26,7 +26,7 @@ from humr.paper_config import PaperRun
 from humr.paper_rows import as_study
 from humr.profiles import PROFILES, profile
 from humr.provenance import provenance
-from humr.variants import STUDIES, Variant, known, variant, variants
+from humr.variants import STUDIES, Variant, home, variant, variants
 
 SPLIT = 100_000  # first image number of the second split, and so on
 Measured = Callable[[Variant, str], pd.DataFrame]  # rows of one finished run, in a profile
@@ -275,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--publish", action="store_true", help="store rows in data/results")
     options = parser.parse_args(arguments)
-    studies = known(options.studies or STUDIES, options.profile)
+    here = [study for study in STUDIES if home(study, options.profile) == options.profile]
+    studies = options.studies or here
     if options.publish:
         for study in studies:
             publish(study, options.profile)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from humr.comparisons import DATASET, ONE_SEED, Claim, differences, gains, means, verdicts
+from humr.comparisons import ONE_SEED, Claim, differences, gains, means, verdicts
 from humr.paths import DATA
+from humr.sets import DATASET, only, where
 
 __all__ = [
     "Claim",
@@ -23,10 +24,12 @@ __all__ = [
     "direction",
     "gains",
     "means",
+    "only",
     "paper",
     "show",
     "side_by_side",
     "verdicts",
+    "where",
 ]
 LOWER = re.compile(r"(mpjpe|pa_mpjpe|w?pve|pa_limbs|.*energy|pixels|mask_distance|nll)")
 HIGHER = re.compile(r"percent_inside|(pck|auc|cps)_")

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from humr.config import Run, config_hash
+import pandas as pd
+
+from humr.config import Run, config_hash, to_dict
 from humr.lifting_config import LiftingRun, ProposeRun
 
 R = TypeVar("R", bound=Run | LiftingRun | ProposeRun)
@@ -37,3 +39,14 @@ def changed(run: R, **parts: dict[str, Any]) -> R:
         0.0
     """
     return replace(run, **{name: replace(getattr(run, name), **v) for name, v in parts.items()})
+
+
+def differing(before: Run, after: Run) -> str:
+    """Name the fields in which two runs differ, with both values.
+
+    Example:
+        >>> differing(Run(), changed(Run(), weights={"mask": 0.0}))
+        'weights.mask: 0.1 → 0.0'
+    """
+    old, new = (pd.json_normalize(to_dict(run)).iloc[0].map(str) for run in (before, after))
+    return ", ".join(f"{name}: {old[name]} → {new[name]}" for name in old.index[old != new])

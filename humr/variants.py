@@ -1,6 +1,6 @@
 """Every ablation of every system, by name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from humr.paper_config import PaperRun
 from humr.profiles import Profile, profile
 from humr.variant import Variant, changed
 
-__all__ = ["FEW", "L2D_RANDOM", "SAMPLE_COUNTS", "STUDIES", "Variant", "changed", "known",
+__all__ = ["FEW", "L2D_RANDOM", "SAMPLE_COUNTS", "STUDIES", "Variant", "changed", "home",
            "variant", "variants"]  # fmt: skip
 
 
@@ -33,10 +33,10 @@ STUDIES: dict[str, Callable[[Profile], list[Variant]]] = {
 }
 
 
-def known(studies: Iterable[str], profile_name: str) -> list[str]:
-    """Return those of some studies that a profile can run."""
-    absent = mesh_variants.OPEN_ONLY if profile(profile_name).beside else ()
-    return [name for name in studies if name not in absent]
+def home(study: str, profile_name: str) -> str:
+    """Name the profile that a study is run in: on licensed data, for some, the open one beside."""
+    sizes = profile(profile_name)
+    return sizes.open.name if study in mesh_variants.OPEN_ONLY else sizes.name
 
 
 def variants(study: str, profile_name: str) -> list[Variant]:

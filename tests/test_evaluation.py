@@ -122,9 +122,9 @@ def test_curve_agrees_with_evaluate_and_with_enumeration(records, body, model):
 def test_expected_curve_is_the_mean_over_all_choices_of_random_hypotheses():
     errors = torch.tensor([[3.0, 5.0, 1.0, 4.0]], dtype=torch.float64)
     # the mode's 3 and one of 5, 1, 4; then two of them
-    assert evaluation._expected(errors, 1).item() == 3
-    assert evaluation._expected(errors, 2).item() == pytest.approx((3 + 1 + 3) / 3)
-    assert evaluation._expected(errors, 3).item() == pytest.approx((1 + 3 + 1) / 3)
+    assert evaluation.expected(errors, 1).item() == 3
+    assert evaluation.expected(errors, 2).item() == pytest.approx((3 + 1 + 3) / 3)
+    assert evaluation.expected(errors, 3).item() == pytest.approx((1 + 3 + 1) / 3)
 
 
 # ------------------------------------------------------------------------ bad input

@@ -40,7 +40,7 @@ LAYERS = (
     {"assets", "environment", "execution", "flows", "glow", "losses", "metrics", "calibration"}
     | {"hrnet", "hdf5", "strict_weights", "vitpose", "keypoint_decoding"}
     | {"variant", "mesh_variants", "lifting_variants", "variants"}
-    | {"comparisons", "tables", "memory", "stopwatch", "claims", "results"}
+    | {"sets", "comparisons", "tables", "memory", "stopwatch", "claims", "results"}
     | {"paper_tables", "paper_rows"}
     | {"acceleration", "capacity", "schedules"},
     {"body_files", "bodies", "surface", "rendering", "viewer", "poses", "appearance"}
@@ -62,7 +62,7 @@ LAYERS = (
     | {"lifting_panels", "official_evaluation", "paper_evaluation"}
     | {"mesh_runs", "paper_runs", "lifting_runs", "shared_images", "propose_latents", "sticks"}
     | {"streams", "workloads", "bench_parts", "bench_switches", "bench_scaling"}
-    | {"loader_bench", "bench"},
+    | {"loader_bench", "bench", "tested"},
     {"__main__"},
 )
 # Stricter than the layers: nothing else of humr.
