@@ -17,7 +17,7 @@ from humr.annotations import PROJECTED, Annotations
 from humr.cameras import box_info
 from humr.crops import quantised, to_crop
 from humr.datasets import Batch, Given, unpack_mask
-from humr.heatmap_files import OFF_MASK, read_samples
+from humr.heatmap_files import OFF_MASK, HeatmapSamples, read_samples
 from humr.licensed import LICENSED, data_set
 from humr.rotations import rotvec_to_matrix
 from humr.skeletons import BODY22
@@ -183,10 +183,11 @@ def unlabelled_batch(
     image_size: Float[Tensor, "people 2"],
     *,
     default_focal: bool,
+    stored: HeatmapSamples | None = None,
 ) -> Batch:
     """Batch of a test set: what the network sees, and no labels (those are of another body).
 
-    There are no heatmap samples of test sets; the detected keypoints stand for one.
+    Few networks read `stored` heatmap samples; without, the detected keypoints stand for one.
     """
     box, count = looks.box, len(people)
     focal = focal_of(people, image_size, default=default_focal)
@@ -200,8 +201,8 @@ def unlabelled_batch(
         box=box,
         focal=focal,
         image_size=image_size,
-        samples=detected[:, None],
-        density=torch.ones(count, 1, 17),
+        samples=detected[:, None] if stored is None else _samples_in(box, stored.points),
+        density=torch.ones(count, 1, 17) if stored is None else stored.confidence,
         mask=unpack_mask(looks.mask),
         rotations=torch.eye(3).expand(count, len(BODY22), 3, 3),
         betas=torch.zeros(count, 11),

@@ -17,6 +17,7 @@ from humr.annotations import Annotations, read_annotations
 from humr.datasets import Batch
 from humr.feature_cache import AT_ONCE, BACKBONE, backbone, device_of
 from humr.files import digest
+from humr.heatmap_files import HeatmapSamples, read_samples
 from humr.licensed import LICENSED, data_set, existing
 from humr.licensed_images import TestImages, features, loaded
 from humr.licensed_people import Looks, Rows, unlabelled_batch
@@ -101,9 +102,16 @@ def make_shard(config: TestSet, split: str, number: int, *, root: Path) -> Seen:
 
 
 def batches(
-    name: str, root: Path = LICENSED, count: int = 0
+    name: str, root: Path = LICENSED, count: int = 0, *, samples: int = 0
 ) -> Iterator[tuple[Batch, Annotations]]:
-    """Yield a test set in batches, with the rows of its annotations; focal lengths as given."""
+    """Yield a test set in batches, with the rows of its annotations; focal lengths as given.
+
+    Args:
+        name: of the test set.
+        root: the licensed folder.
+        count: people, evenly spread; 0: all.
+        samples: per heatmap, the first ones that are stored; 0 for networks that read none.
+    """
     made = store(name, root, count)
     made.generate()
     chosen, seen = people(made.config, root), made.load("test")
@@ -112,4 +120,19 @@ def batches(
         part, sight = chosen[here], seen[here]
         everything = torch.full((len(part), 8), 255, dtype=torch.uint8)  # masks are read elsewhere
         looks = Looks(part.box, everything, sight.features)
-        yield unlabelled_batch(part, looks, sight.image_size, default_focal=False), part
+        stored = _stored(part, samples, root) if samples else None
+        yield (
+            unlabelled_batch(part, looks, sight.image_size, default_focal=False, stored=stored),
+            part,
+        )
+
+
+def _stored(people: Annotations, samples: int, root: Path) -> HeatmapSamples:
+    """Read the first samples of heatmaps; the authors publish none of test sets."""
+    try:
+        return read_samples(people.name, people.row, root=root).first(samples)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}\nThis network reads samples of heatmaps, of test sets too; to make them: "
+            f"python3 -m humr data samples {people.name}"
+        ) from error

@@ -65,7 +65,7 @@ def _supervision(base: Run) -> list[Variant]:
 
 def _samples(base: Run) -> list[Variant]:
     """Figure S2: number of heatmap samples, and of hypotheses (the official code ties them)."""
-    small = changed(base, training={"batch": base.training.batch // 4})
+    small = changed(base, training={"batch": max(1, base.training.batch // 4)})
     rows = []
     for biased, kind in ((False, "unbiased"), (True, "official")):
         for count in SAMPLE_COUNTS:

@@ -222,7 +222,7 @@ def evaluate(
     parts = [
         official_evaluation.evaluate(
             model,
-            licensed_tests.batches(name, ROOT, config.tested),
+            licensed_tests.batches(name, ROOT, config.tested, samples=model.heatmap_samples),
             yardstick,
             hypotheses=hypotheses,
             seed=seed,
@@ -243,7 +243,7 @@ def curves(
     parts = [
         official_evaluation.curve(
             model,
-            licensed_tests.batches(name, ROOT, people),
+            licensed_tests.batches(name, ROOT, people, samples=model.heatmap_samples),
             yardstick,
             counts,
             seed=seed,

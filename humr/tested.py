@@ -41,7 +41,9 @@ def _licensed(run: PaperRun, count: int) -> Tested:
         share = min(share, run.world.tested)
     image, parts = [], []
     for name in sets:
-        for batch, people in licensed_tests.batches(name, paper_runs.ROOT, share):
+        for batch, people in licensed_tests.batches(
+            name, paper_runs.ROOT, share, samples=run.model.heatmap_samples
+        ):
             image += (people.row + FIRST * TEST.index(name)).tolist()
             parts.append(with_diagonal(batch))
     names = [f.name for f in fields(Batch) if f.name != "given"]
