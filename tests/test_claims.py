@@ -150,7 +150,7 @@ def test_lifting_topics_count_only_the_images_they_are_about(rng):
     found = claims.judge("propose_transfer", rows).set_index("test")
     assert found.loc["pck_mode: full - adaptive > 0", "verdict"] == "reproduced"
     hard = claims.in_scope("lifting_ambiguous", rows)
-    assert set(hard["group"]) == {"test"}
+    assert set(hard["group"]) == {"ambiguous"}
     assert hard["ambiguous"].all()
     meshes = rows_of("few", rng)
     assert claims.in_scope("few", meshes) is meshes

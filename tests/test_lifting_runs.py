@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from humr import experiments, lifting_paper_data, lifting_runs, shards, studies
+from humr import (
+    experiments,
+    lifting_images,
+    lifting_paper_data,
+    lifting_runs,
+    shards,
+    studies,
+)
 from humr.lifting import LiftingFlow
 from humr.lifting_config import LiftingRun
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
@@ -192,9 +199,9 @@ def test_models_of_the_open_world_can_be_measured_on_licensed_images(house):
         seed=0,
     )
     assert len(rows) == 4
-    assert lifting_runs.evaluated_on(WORLD) == lifting_paper_data.evaluated_on(WORLD)
-    folder = lifting_runs.store(run.world).directory.name
-    assert lifting_runs.evaluated_on(run.world) == folder
+    assert lifting_images.evaluated_on(WORLD) == lifting_paper_data.evaluated_on(WORLD)
+    folder = lifting_images.store(run.world).directory.name
+    assert lifting_images.evaluated_on(run.world) == folder
 
 
 def test_runs_of_the_open_world_keep_their_folders():
