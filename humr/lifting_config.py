@@ -49,6 +49,11 @@ class LiftingWorld:
         return "open world"
 
     @property
+    def where(self) -> str:
+        """The same, as a sentence begins."""
+        return "In the open world"
+
+    @property
     def groups(self) -> dict[str, str]:
         """What tables call the groups of the transfer set."""
         return {name: name for name in GROUPS}

@@ -58,6 +58,11 @@ class Human36m:
         return "Human3.6M"
 
     @property
+    def where(self) -> str:
+        """The same, as a sentence begins."""
+        return "On Human3.6M"
+
+    @property
     def groups(self) -> dict[str, str]:
         """What tables call the groups of the transfer set, those of MPI-INF-3DHP."""
         return {ours: f"3DHP {theirs}" for ours, theirs in THEIRS.items() if self.transfer}
