@@ -7,6 +7,7 @@ import lifting_formats as formats
 import numpy as np
 import pytest
 import torch
+from lifting_formats import WORLD
 
 from humr import (
     experiments,
@@ -18,7 +19,7 @@ from humr import (
 )
 from humr.lifting import LiftingFlow
 from humr.lifting_config import LiftingRun
-from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
+from humr.lifting_paper_config import LiftingPaperRun, ProposePaperRun
 from humr.profiles import profile
 from humr.propose import Propose
 from humr.variant import Variant, changed
@@ -78,15 +79,6 @@ def test_moments_are_read_where_the_run_says_so(apart):
 
 
 # ------------------------------------------------------------------------ licensed data
-
-WORLD = Human36m(test_stride=2)
-
-
-@pytest.fixture(scope="module")
-def licensed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("licensed")
-    formats.write_lifting_world(folder)
-    return folder
 
 
 @pytest.fixture
