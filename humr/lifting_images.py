@@ -84,12 +84,12 @@ def widths(images: Images) -> Float[Tensor, "images 16"]:
     return gaussians.sigma[..., 1]
 
 
-def facts(images: Images) -> dict[str, float]:
+def facts(images: Images) -> dict[str, int | float]:
     """What a table says of some images; NaN where only the open world knows.
 
     Errors of 2D joints count cells of the heatmap.
     """
-    seen = {
+    seen: dict[str, int | float] = {
         "images": len(images),
         "ambiguous (%)": round(100 * images.ambiguous.float().mean().item()),
     }

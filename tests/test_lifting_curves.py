@@ -89,7 +89,7 @@ def test_there_must_be_ambiguous_images(data):
 
 
 def test_licensed_curves_are_of_all_hard_images(licensed, tmp_path, monkeypatch):
-    """Of Human3.6M's test set one image in two is hard; H36MA has three, with numbers of its own."""
+    """H36MA has three images, with numbers of its own."""
     monkeypatch.setattr(lifting_paper_data, "ROOT", licensed)
     monkeypatch.setattr(shards, "DATA", tmp_path / "data")
     monkeypatch.setattr(lifting_curves, "RUNS", tmp_path / "runs")
