@@ -115,7 +115,7 @@ def ambiguous(rows: pd.DataFrame, groups: Sequence[str] = ("test",)) -> pd.DataF
     the open world they are the hard images of some groups.
     """
     found = rows["group"] == HARD
-    if not found.any():
+    if not np.any(found):
         found = rows["ambiguous"] & rows["group"].isin(groups)
     return rows.loc[found].assign(group=HARD)
 
