@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from humr.comparisons import KEYS, Claim, differences, gains, verdicts
+from humr.lifting_config import GROUPS
 from humr.paths import DATA
 from humr.sets import DATASET
 from humr.skeletons import H36M17
@@ -52,6 +53,7 @@ _STUDIES = {
     "lifting_ambiguous": "lifting",
     "lifting_transfer": "lifting",
 }
+HARD = "ambiguous"  # the group of hard images
 _ENDS = ("ankle", "elbow", "wrist")
 _PAIRS = {"scarcity": ("few", "many"), "systems": ("lifting", "propose")}  # of two studies
 _GAINS = {"few": ("few_heatmaps", "few_none"), "many": ("many_heatmaps", "many_none")}
@@ -100,10 +102,22 @@ def in_scope(topic: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows that a topic is about: all, or of lifting the test set or another part of it."""
     if "group" not in rows:
         return rows
-    if topic.endswith("_transfer"):
-        return rows.loc[rows["group"] != "test"]
-    test = rows.loc[rows["group"] == "test"]
-    return test.loc[test["ambiguous"]] if topic.endswith("_ambiguous") else test
+    if topic.endswith("_ambiguous"):
+        return ambiguous(rows)
+    chosen = GROUPS if topic.endswith("_transfer") else ("test",)
+    return rows.loc[rows["group"].isin(chosen)]
+
+
+def ambiguous(rows: pd.DataFrame, groups: Sequence[str] = ("test",)) -> pd.DataFrame:
+    """Rows of ambiguous images, as a group of that name.
+
+    Of Human3.6M they are one already, H36MA, whose images are more than those of the test set; of
+    the open world they are the hard images of some groups.
+    """
+    found = rows["group"] == HARD
+    if not np.any(found):
+        found = rows["ambiguous"] & rows["group"].isin(groups)
+    return rows.loc[found].assign(group=HARD)
 
 
 def derived(rows: pd.DataFrame) -> pd.DataFrame:
@@ -176,10 +190,23 @@ def scarcity(few: pd.DataFrame, many: pd.DataFrame) -> pd.DataFrame:
 
 
 def systems(flow: pd.DataFrame, propose: pd.DataFrame) -> pd.DataFrame:
-    """Rows of both lifting systems at their best, as variants "flow" and "propose"."""
+    """Rows of both lifting systems at their best, as variants "flow" and "propose".
+
+    Licensed files may list other images for either: unless the test sets agree in whom and what
+    every image shows, no image counts as shared, and there are no differences.
+    """
     both = {"flow": flow, "propose": propose}
     parts = [rows[rows["variant"] == "full"].assign(variant=name) for name, rows in both.items()]
+    if _shown(parts[0]) != _shown(parts[1]):
+        parts[1] = parts[1].assign(image=parts[1]["image"] + parts[0]["image"].max() + 1)
     return pd.concat(parts, ignore_index=True)
+
+
+def _shown(rows: pd.DataFrame) -> set[tuple[object, ...]]:
+    """What every test image shows, as far as rows say it."""
+    about = ["image", *rows.columns.intersection(["action", "subject"])]
+    test = rows.loc[rows["group"] == "test", about]
+    return set(test.drop_duplicates().itertuples(index=False, name=None))
 
 
 def judge(topic: str, rows: pd.DataFrame) -> pd.DataFrame:

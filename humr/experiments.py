@@ -20,6 +20,7 @@ from torch import nn
 
 from humr import (
     feature_cache,
+    lifting_images,
     lifting_paper_data,
     lifting_runs,
     lifting_world,
@@ -65,11 +66,11 @@ class System:
 
 
 _LIFTING: dict[str, Any] = {
-    "store": lifting_runs.store,
+    "store": lifting_images.store,
     "evaluate": lifting_runs.evaluate,
     "summary": lifting_runs.summary,
     "code": lifting_runs.EVALUATING,
-    "evaluated_on": lifting_runs.evaluated_on,
+    "evaluated_on": lifting_images.evaluated_on,
 }
 _FLOW = _LIFTING | {"fit": lifting_runs.fit_flow, "build": lifting_runs.build_flow}
 _PROPOSE = _LIFTING | {"fit": lifting_runs.fit_propose, "build": lifting_runs.build_propose}

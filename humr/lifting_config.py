@@ -43,6 +43,26 @@ class LiftingWorld:
         """Splits that models are measured on."""
         return ("test", *GROUPS)
 
+    @property
+    def label(self) -> str:
+        """What tables call this world."""
+        return "open world"
+
+    @property
+    def where(self) -> str:
+        """The same, as a sentence begins."""
+        return "In the open world"
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """What tables call the groups of the transfer set."""
+        return {name: name for name in GROUPS}
+
+    @property
+    def hard(self) -> str:
+        """The split whose ambiguous images count as such."""
+        return "test"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiftingModel:

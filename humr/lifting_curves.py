@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from humr import experiments, lifting_evaluation, lifting_runs, studies
+from humr import experiments, lifting_evaluation, lifting_images, lifting_runs, studies
 from humr.environment import say
 from humr.files import digest
 from humr.lifting_config import LiftingRun
-from humr.lifting_data import LiftingRecords
 from humr.lifting_evaluation import Inputs, Lifter, NoiseBaseline
+from humr.lifting_images import Images
 from humr.lifting_metrics import deviation
 from humr.paths import ROOT, RUNS
 from humr.profiles import PROFILES
@@ -31,7 +31,7 @@ MODELS = ("full",)  # of the study
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 CLUSTERS = (5, 10)
 CLUSTERED = 200  # hypotheses of which the clusters are
-SIZES = {"smoke": 20}  # hypotheses
+SIZES = {"smoke": 20, "paper-smoke": 20}  # hypotheses
 SIZE = 1000  # in all other profiles
 USUAL = Inputs()
 NOISE = "noise_"  # columns of the baseline begin with it
@@ -60,25 +60,25 @@ def publish(profile_name: str) -> list[Path]:
 
 
 def measured(job: Variant, profile_name: str) -> pd.DataFrame:
-    """Rows of one finished run; measured once for the same weights, world and code."""
-    hypotheses, run = SIZES.get(profile_name, SIZE), job.run
+    """Rows of one finished run; measured once for the same weights, images and code."""
+    hypotheses, run, checkpoint = SIZES.get(profile_name, SIZE), job.run, studies.checkpoint(job)
     assert isinstance(run, LiftingRun)
-    store, checkpoint = experiments.store(run), studies.checkpoint(job)
     code = [ROOT / "humr" / f"{m}.py" for m in (*lifting_runs.EVALUATING, PRODUCT)]
     parts = [checkpoint.with_suffix(".safetensors"), *code]
-    name = "".join(map(digest, parts)) + f" {store.directory.name} {hypotheses}"
+    images = lifting_images.evaluated_on(run.world)
+    name = "".join(map(digest, parts)) + f" {images} {hypotheses}"
     path = RUNS / "evaluations" / f"lifting-curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
         model, _ = experiments.load(checkpoint)
-        store.generate(splits=["test"])
-        found = curve(model, store.load("test"), hypotheses, inputs=lifting_runs.inputs(run))
+        data = lifting_images.records(run.world, run.world.hard)
+        found = curve(model, data, hypotheses, inputs=lifting_runs.inputs(run))
         experiments.write_rows(path, found)
     return studies.described(job, pd.read_parquet(path))
 
 
 def curve(
     model: Lifter,
-    records: LiftingRecords,
+    records: Images,
     hypotheses: int,
     *,
     inputs: Inputs = USUAL,
@@ -86,7 +86,7 @@ def curve(
 ) -> pd.DataFrame:
     """Measure system, noise baseline and clusters on the ambiguous records (mm).
 
-    `image` is the number in the whole split, as in the rows of a study.
+    `image` is the number in the whole split: of the test, or of H36MA (`hard` of the world).
     """
     chosen = records.ambiguous.nonzero()[:, 0]
     if not len(chosen):
@@ -110,7 +110,7 @@ def curve(
 
 @torch.no_grad()
 def depth_spread(
-    model: Lifter, records: LiftingRecords, *, hypotheses: int = 200, inputs: Inputs = USUAL
+    model: Lifter, records: Images, *, hypotheses: int = 200, inputs: Inputs = USUAL
 ) -> float:
     """Mean standard deviation along depth, metres, of the 16 joints besides the pelvis."""
     seen = records.batch(gaussians=inputs.gaussians, doubled=inputs.doubled)
@@ -123,7 +123,7 @@ def depth_spread(
 
 
 def _clustered(
-    model: Lifter, records: LiftingRecords, hypotheses: int, inputs: Inputs, seed: int
+    model: Lifter, records: Images, hypotheses: int, inputs: Inputs, seed: int
 ) -> pd.DataFrame:
     """Best K-means centre of every image, one row for each number of centres."""
     clusters = [n for n in CLUSTERS if n <= hypotheses]

@@ -6,6 +6,7 @@ from humr.config import one_of, require
 from humr.lifting_config import GROUPS, LiftingRule, LiftingRun, ProposeRule, ProposeRun
 
 SOURCES = ("fits", "heatmaps", "cpn", "gt")
+THEIRS = dict(zip(GROUPS, ("GS", "noGS", "Outdoor"), strict=True))  # as MPI-INF-3DHP calls them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,15 @@ class Human36m:
     held_out: tuple[str, ...] = ("Directions", "SittingDown", "Walking")  # 3 of 75
     validation: int = 2_000  # images of these that are validated on, evenly spread
     transfer: bool = True  # the test set of MPI-INF-3DHP, with its labels as 2D poses
+    tested_images: int = 0  # of every split that models are measured on, evenly spread; 0: all
 
     def __post_init__(self) -> None:
         one_of("poses", self.poses, *SOURCES)
         counts = (self.stride, self.test_stride, self.validation)
         require(min(counts) > 0, "stride, test_stride and validation must be positive")
         require(bool(self.held_out), "held_out must name at least one action")
+        few = self.tested_images
+        require(few >= 0, f"tested_images must not be negative; got {few}")
 
     @property
     def tested(self) -> tuple[str, ...]:
@@ -47,6 +51,26 @@ class Human36m:
     def splits(self) -> tuple[str, ...]:
         """All splits."""
         return ("train", "validation", *self.tested)
+
+    @property
+    def label(self) -> str:
+        """What tables call this world."""
+        return "Human3.6M"
+
+    @property
+    def where(self) -> str:
+        """The same, as a sentence begins."""
+        return "On Human3.6M"
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """What tables call the groups of the transfer set, those of MPI-INF-3DHP."""
+        return {ours: f"3DHP {theirs}" for ours, theirs in THEIRS.items() if self.transfer}
+
+    @property
+    def hard(self) -> str:
+        """The split whose ambiguous images count as such."""
+        return "ambiguous" if "ambiguous" in self.tested else "test"
 
 
 # Neither paper mentions mirror images.

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from humr import h36m_lifting, inventory, mpi3dhp
@@ -21,13 +21,12 @@ from humr.files import digest
 from humr.licensed import LICENSED, find, shown
 from humr.licensed_lifting import LicensedLifting
 from humr.lifting_config import GROUPS
-from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
+from humr.lifting_paper_config import THEIRS, Human36m, LiftingPaperRun, ProposePaperRun
 from humr.paths import ROOT as HOUSE
 from humr.shards import Store, read_tensors, write
 
 RECIPE = 1  # raise it whenever the same files would give other images
 ROOT = LICENSED  # where the files lie
-THEIRS = dict(zip(GROUPS, mpi3dhp.GROUPS, strict=True))
 HEATMAPS = "H36M_dataset_h36m_hrnet.h5"
 FILES_OF = {"train": "train", "validation": "train", "test": "test", "ambiguous": "test"}
 READING = ("lifting_paper_data", "licensed_lifting", "h36m_lifting", "h36m", "mpi3dhp",
@@ -101,14 +100,24 @@ def records(config: Human36m, split: str) -> LicensedLifting:
     """Read a split; those of training are kept, since both come from the same file."""
     if split not in config.splits:
         raise ValueError(f"split must be one of {', '.join(config.splits)}; got {split!r}")
+    if split not in config.tested:
+        return _divided(config, ROOT)[split]
+    images = _tested(config, split)
+    return images[_spread(len(images), config.tested_images or len(images))]
+
+
+def _tested(config: Human36m, split: str) -> LicensedLifting:
     if split in GROUPS:
         return mpi3dhp.read_test(THEIRS[split], folder=ROOT / "mpi_inf_3dhp")
     if split == "test":
         return _read(config, "test", config.test_stride, ROOT)
-    if split == "ambiguous":
-        images = _read(config, "test", 1, ROOT)
-        return images[images.ambiguous]
-    return _divided(config, ROOT)[split]
+    images = _read(config, "test", 1, ROOT)
+    return images[images.ambiguous]
+
+
+def _spread(count: int, most: int) -> Int[Tensor, " chosen"]:
+    """Return at most so many indices of `count` images, evenly spread."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long()
 
 
 def _read(config: Human36m, split: str, stride: int, root: Path) -> LicensedLifting:
@@ -132,8 +141,7 @@ def _divided(config: Human36m, root: Path) -> dict[str, LicensedLifting]:
             f"not all. Held out are {', '.join(config.held_out)} of S{config.held_out_subject}; "
             f"the actions are {', '.join(sorted(set(images.action)))}"
         )
-    count = int(held.sum())
-    chosen = torch.linspace(0, count - 1, min(config.validation, count)).round().long()
+    chosen = _spread(int(held.sum()), config.validation)
     return {"train": images[~held], "validation": images[held][chosen]}
 
 

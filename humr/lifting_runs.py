@@ -9,32 +9,29 @@ import pandas as pd
 import torch
 from torch import nn
 
-from humr import lifting_paper_data, lifting_world, training
+from humr import lifting_paper_data, training
 from humr.config import from_dict, to_dict
-from humr.licensed_lifting import LicensedLifting
 from humr.lifting import Critic, LiftingFlow
 from humr.lifting_config import (
     LiftingModel,
     LiftingRule,
     LiftingRun,
     LiftingWeights,
-    LiftingWorld,
     ProposeModel,
     ProposeRun,
 )
-from humr.lifting_data import LiftingBatch, LiftingRecords
+from humr.lifting_data import LiftingBatch
 from humr.lifting_evaluation import Inputs, Lifter
 from humr.lifting_evaluation import evaluate as measured
+from humr.lifting_images import World, records, store
 from humr.lifting_objective import LiftingObjective
 from humr.lifting_paper_config import Human36m
 from humr.metrics import energy_score, mpjpe
 from humr.propose import Propose
 from humr.propose_objective import ProposeObjective
-from humr.shards import Store
 
 EVALUATING = ("lifting_evaluation", "lifting_measures", "lifting_metrics", "metrics",
               "calibration", "selection", "lifting_data", "lifting", "propose")  # fmt: skip
-World = LiftingWorld | Human36m
 TRAINING = ("train", "validation")
 SUMMED = ("mpjpe", "pa_mpjpe", "pck", "auc", "cps", "energy", "joint_energy", "cover", "ambiguous")
 
@@ -108,28 +105,8 @@ def inputs(run: LiftingRun) -> Inputs:
 @lru_cache(maxsize=4)
 def _batch(config: World, split: str, seen: Inputs) -> LiftingBatch:
     """Make a whole split as systems see it; kept, since many runs of a study share one."""
-    records = _records(config, split)
-    return records.batch(gaussians=seen.gaussians, doubled=seen.doubled)
-
-
-def _records(config: World, split: str) -> LiftingRecords | LicensedLifting:
-    images = store(config)
-    images.generate(splits=[split])
-    return images.load(split)
-
-
-def store(config: World) -> Store[LiftingRecords] | Store[LicensedLifting]:
-    """Return the splits of the open world or of licensed data sets."""
-    if isinstance(config, Human36m):
-        return lifting_paper_data.store(config)
-    return lifting_world.store(config)
-
-
-def evaluated_on(config: World) -> str:
-    """Name the images that rows depend on."""
-    if isinstance(config, Human36m):
-        return lifting_paper_data.evaluated_on(config)
-    return store(config).directory.name
+    found = records(config, split)
+    return found.batch(gaussians=seen.gaussians, doubled=seen.doubled)
 
 
 class Validation:
@@ -181,7 +158,7 @@ def evaluate(
         seen = Inputs(gaussians=rule.gaussians, doubled=rule.doubled)
     return measured(
         model,
-        _records(config, split),
+        records(config, split),
         hypotheses=hypotheses,
         seed=seed,
         inputs=seen,

@@ -4,6 +4,7 @@ Two profiles are of licensed data: "paper", and "paper-smoke", which tests the p
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from humr.config import Model, Run, Training, Weights, World
 from humr.lifting_config import (
@@ -175,16 +176,17 @@ _FEW_LICENSED = PaperRun(
 def _lifting_paper_smoke() -> tuple[LiftingPaperRun, ProposePaperRun]:
     """Tiny networks on the files that the papers' profile reads."""
     flow, propose = LiftingPaperRun(), ProposePaperRun()
+    few: dict[str, Any] = {"validation": 8, "test_stride": 1, "tested_images": 8}
     flow = replace(
         flow,
-        world=replace(flow.world, validation=8),
+        world=replace(flow.world, **few),
         model=replace(flow.model, hidden=16, critic_bones=16),
         rule=replace(flow.rule, hypotheses=8),
         training=_adversarial(_SMALL_LIFTING),
     )
     propose = replace(
         propose,
-        world=replace(propose.world, validation=8),
+        world=replace(propose.world, **few),
         model=replace(propose.model, hidden=16, flow_hidden=16, critic_hidden=8),
         rule=replace(propose.rule, hypotheses=8),
         training=replace(_SMALL_LIFTING, optimizer="adam", clip=15.0),

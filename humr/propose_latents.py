@@ -26,15 +26,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from humr import experiments, studies
+from humr import experiments, lifting_images, studies
 from humr.environment import say
 from humr.files import digest
 from humr.lifting_config import ProposeRun
-from humr.lifting_data import LiftingBatch, LiftingRecords, complete
+from humr.lifting_data import LiftingBatch, complete
 from humr.lifting_evaluation import Inputs
+from humr.lifting_images import Images
 from humr.metrics import mpjpe
 from humr.paths import ROOT, RUNS
-from humr.poses import TEMPLATE_NAMES
 from humr.profiles import PROFILES
 from humr.propose import Propose, normal_like
 from humr.propose_losses import latent_entropy, latent_nll
@@ -73,10 +73,11 @@ def _items(profile_name: str) -> list[Variant]:
 
 
 def measured(job: Variant, profile_name: str) -> pd.DataFrame:
-    """Rows of one finished run; measured once for the same weights, world and code."""
+    """Rows of one finished run; measured once for the same weights, images and code."""
     checkpoint = studies.checkpoint(job)
     files = [checkpoint.with_suffix(".safetensors"), *(ROOT / "humr" / f"{m}.py" for m in CODE)]
-    name = "".join(map(digest, files)) + experiments.store(job.run).directory.name
+    assert isinstance(job.run, ProposeRun)
+    name = "".join(map(digest, files)) + lifting_images.evaluated_on(job.run.world)
     path = RUNS / "evaluations" / f"latents-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
         model, _ = experiments.load(checkpoint)
@@ -84,20 +85,19 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     return studies.described(job, pd.read_parquet(path))
 
 
-def images_of(job: Variant) -> LiftingRecords:
+def images_of(job: Variant) -> Images:
     """Return the test images of a variant's world, making them if need be."""
-    store = experiments.store(job.run)
-    store.generate(splits=["test"])
-    return store.load("test")
+    assert isinstance(job.run, ProposeRun)
+    return lifting_images.records(job.run.world, "test")
 
 
-def seen(records: LiftingRecords) -> LiftingBatch:
+def seen(records: Images) -> LiftingBatch:
     """All images as ProPose sees them."""
     return records.batch(gaussians=Inputs().gaussians, doubled=Inputs().doubled)
 
 
 @torch.no_grad()
-def facts(model: Propose, records: LiftingRecords, *, seed: int = 0) -> pd.DataFrame:
+def facts(model: Propose, records: Images, *, seed: int = 0) -> pd.DataFrame:
     """Measure the latents of every image."""
     batch, config = seen(records), model.config
     gaussian = model.latent(batch)
@@ -122,7 +122,7 @@ def facts(model: Propose, records: LiftingRecords, *, seed: int = 0) -> pd.DataF
         "rebuilt": 1e3 * mpjpe(rebuilt, batch.target),
     }
     table = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
-    table.insert(0, "action", [TEMPLATE_NAMES[i] for i in records.template.tolist()])
+    table.insert(0, "action", list(records.action))
     table.insert(0, "image", range(len(table)))
     return table
 

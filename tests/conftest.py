@@ -60,6 +60,16 @@ def body():
     return load_body("small")
 
 
+@pytest.fixture(scope="session")
+def licensed(tmp_path_factory):
+    """A tiny folder of licensed files for lifting, to read from."""
+    from lifting_formats import write_lifting_world
+
+    folder = tmp_path_factory.mktemp("licensed")
+    write_lifting_world(folder)
+    return folder
+
+
 @pytest.fixture
 def records(generator):
     """Sixteen made-up records with plausible geometry: people of T-pose-like noise in a box."""

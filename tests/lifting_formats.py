@@ -13,6 +13,7 @@ import scipy.sparse
 from formats import fake_chumpy
 
 from humr import h36m
+from humr.lifting_paper_config import Human36m
 from humr.skeletons import BODY22, H36M17, MPII16
 
 # Millimetres, camera axes (x right, y down, z away), relative to the middle of the hips: the right
@@ -28,6 +29,7 @@ PERSON = {
     "right_wrist": (-230, 75, -50),
 }  # fmt: skip
 FITS = 7  # numbers per official Gaussian fit
+WORLD = Human36m(test_stride=2)  # of `write_lifting_world`, with four test images
 
 
 def people(count, *, seed=0):

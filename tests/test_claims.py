@@ -150,10 +150,28 @@ def test_lifting_topics_count_only_the_images_they_are_about(rng):
     found = claims.judge("propose_transfer", rows).set_index("test")
     assert found.loc["pck_mode: full - adaptive > 0", "verdict"] == "reproduced"
     hard = claims.in_scope("lifting_ambiguous", rows)
-    assert set(hard["group"]) == {"test"}
+    assert set(hard["group"]) == {"ambiguous"}
     assert hard["ambiguous"].all()
     meshes = rows_of("few", rng)
     assert claims.in_scope("few", meshes) is meshes
+
+
+def test_a_split_of_ambiguous_images_counts_where_there_is_one():
+    """As of Human3.6M: hard images of the test set are in both, and count once."""
+    groups = ["test", "test", "ambiguous", "ambiguous", "studio", "rooms"]
+    flags = [True, False, True, True, True, False]
+    rows = pd.DataFrame({"group": groups, "ambiguous": flags, "image": range(6)})
+    chosen = {
+        topic: claims.in_scope(topic, rows)["image"].tolist()
+        for topic in ("lifting", "lifting_ambiguous", "lifting_transfer")
+    }
+    assert chosen == {"lifting": [0, 1], "lifting_ambiguous": [2, 3], "lifting_transfer": [4, 5]}
+    open_world = rows[rows["group"] != "ambiguous"]
+    assert claims.ambiguous(open_world)["image"].tolist() == [0]
+    more = claims.ambiguous(open_world, ["test", "studio"])
+    assert more["image"].tolist() == [0, 4]
+    assert claims.in_scope("lifting_ambiguous", more).equals(more)
+    assert claims.ambiguous(open_world.assign(ambiguous=False)).empty
 
 
 def test_two_systems(rng):
@@ -161,6 +179,29 @@ def test_two_systems(rng):
     both = claims.systems(flow, propose)
     assert both.groupby("variant").size().to_dict() == {"flow": 60, "propose": 60}
     assert set(claims.judge("systems", both)["verdict"]) == {"reproduced"}
+
+
+def test_systems_share_images_only_if_these_show_the_same(rng):
+    flow, propose = rows_of("lifting", rng), rows_of("propose", rng, shift={"full": -5.0})
+    shown = [part.assign(action="walk", subject=9) for part in (flow, propose)]
+    assert set(claims.judge("systems", claims.systems(*shown))["verdict"]) == {"reproduced"}
+    shown[1].loc[shown[1]["image"] == 4, "subject"] = 11
+    both = claims.systems(*shown)
+    images = [set(part["image"]) for _, part in both.groupby("variant")]
+    assert images[0].isdisjoint(images[1])
+    assert list(map(len, images)) == [20, 20]
+    table = claims.judge("systems", both)
+    assert set(table["verdict"]) == {"unclear"}
+    assert table["estimate"].isna().all()
+
+
+def test_images_of_other_groups_may_differ_between_systems(rng):
+    """Human3.6M's hard images are a group of the flow alone."""
+    flow, propose = rows_of("lifting", rng), rows_of("propose", rng)
+    flow.loc[(flow["group"] == "rooms"), "group"] = "ambiguous"
+    both = claims.systems(flow, propose)
+    images = [set(part["image"]) for _, part in both.groupby("variant")]
+    assert images[0] == images[1]
 
 
 # ------------------------------------------------------------------------- shared runs

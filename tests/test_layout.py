@@ -52,7 +52,7 @@ LAYERS = (
     | {"ranks", "shards", "lifting_data", "lifting_world"}
     | {"licensed_people", "licensed_images", "feature_cache", "licensed_tests"}
     | {"licensed_lifting", "h36m_lifting", "mpi3dhp", "smpl_files", "smpl", "heatmap_precompute"}
-    | {"lifting_paper_data"},
+    | {"lifting_paper_data", "lifting_images"},
     {"mesh", "objective", "measures", "lifting", "official", "official_measures"}
     | {"official_scores"}
     | {"lifting_losses", "lifting_objective", "lifting_metrics", "lifting_measures", "selection"}

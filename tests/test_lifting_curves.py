@@ -1,12 +1,21 @@
 import json
 
+import lifting_formats as formats
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from test_lifting_data import lifting_records
 
-from humr import experiments, lifting_curves, results, shards, variants
+from humr import (
+    experiments,
+    lifting_curves,
+    lifting_paper_data,
+    results,
+    shards,
+    studies,
+    variants,
+)
 from humr.lifting_data import AMBIGUOUS, LiftingRecords, complete
 from humr.metrics import mpjpe
 from humr.variants import Variant, changed
@@ -77,6 +86,30 @@ def test_clusters_are_better_than_as_many_samples(data):
 def test_there_must_be_ambiguous_images(data):
     with pytest.raises(ValueError, match="none of the 4 images is ambiguous"):
         lifting_curves.curve(Toy(), data[torch.tensor([1, 3, 5, 7])], 5)
+
+
+def test_licensed_curves_are_of_all_hard_images(licensed, tmp_path, monkeypatch):
+    """H36MA has three images, with numbers of its own."""
+    monkeypatch.setattr(lifting_paper_data, "ROOT", licensed)
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
+    monkeypatch.setattr(lifting_curves, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(experiments, "load", lambda checkpoint: (Toy(), {}))
+    monkeypatch.setattr(studies, "described", lambda job, rows: rows)
+    weights = tmp_path / "best"
+    weights.with_suffix(".safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(studies, "checkpoint", lambda job: weights)
+    item = variants.variant("lifting", "full", "paper-smoke")
+    table = lifting_curves.measured(item, "paper-smoke")
+    assert sorted(set(table["image"])) == [0, 1, 2]
+    assert sorted(set(table["n"])) == [1, 2, 5, 10, 20]
+    (kept,) = (tmp_path / "runs" / "evaluations").iterdir()
+    assert lifting_curves.measured(item, "paper-smoke").equals(table)
+    formats.write_lifting_world(tmp_path / "other")
+    formats.write_pickle(tmp_path / "other" / "h36m", "test", formats.people(8, seed=9))
+    monkeypatch.setattr(lifting_paper_data, "ROOT", tmp_path / "other")
+    with pytest.raises(ValueError, match="none of the 0 images is ambiguous"):
+        lifting_curves.measured(item, "paper-smoke")  # other files are measured anew
+    assert list(kept.parent.iterdir()) == [kept]
 
 
 def empty(self, **_):

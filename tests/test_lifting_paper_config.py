@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from humr import mpi3dhp
 from humr.config import config_hash, from_dict, to_dict
 from humr.h36m import ACTIONS, SUBJECTS, TEST_STRIDE
 from humr.lifting_config import GROUPS, LiftingRule, LiftingRun, LiftingWorld, ProposeRun
-from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
+from humr.lifting_paper_config import THEIRS, Human36m, LiftingPaperRun, ProposePaperRun
+from humr.lifting_variants import FLOW_STUDIES, PROPOSE_STUDIES
 from humr.profiles import profile
 from humr.variant import changed
 from humr.variants import variants
@@ -60,6 +62,23 @@ def test_splits():
     assert LiftingWorld().tested == ("test", *GROUPS)
 
 
+def test_ambiguous_images_are_a_split_where_there_are_heatmaps():
+    hard = {poses: Human36m(poses=poses).hard for poses in ("fits", "heatmaps", "cpn", "gt")}
+    assert hard == {"fits": "ambiguous", "heatmaps": "ambiguous", "cpn": "test", "gt": "test"}
+    assert LiftingWorld().hard == "test"
+
+
+def test_worlds_say_what_tables_call_them():
+    """Titles of tables in the open world are those of the committed notebooks."""
+    assert (LiftingWorld().label, LiftingWorld().where) == ("open world", "In the open world")
+    assert (Human36m().label, Human36m().where) == ("Human3.6M", "On Human3.6M")
+    assert list(LiftingWorld().groups.items()) == [(name, name) for name in GROUPS]
+    assert list(Human36m().groups.values()) == ["3DHP GS", "3DHP noGS", "3DHP Outdoor"]
+    assert Human36m(transfer=False).groups == {}
+    assert tuple(THEIRS) == GROUPS
+    assert list(THEIRS.values()) == list(mpi3dhp.GROUPS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -68,6 +87,7 @@ def test_splits():
         ({"test_stride": -1}, "must be positive"),
         ({"validation": 0}, "must be positive"),
         ({"held_out": ()}, "held_out must name at least one action"),
+        ({"tested_images": -1}, "tested_images must not be negative; got -1"),
     ],
 )
 def test_worlds_that_cannot_be_are_refused(change, message):
@@ -91,6 +111,24 @@ def test_the_papers_ablations_are_made_of_the_papers_runs():
     assert "moments" not in {v.name for v in variants("lifting_switches", "paper")}
     names = {type(v.run) for v in variants("propose", "paper")}
     assert names == {ProposePaperRun}
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-smoke"])
+@pytest.mark.parametrize("study", [*FLOW_STUDIES, *PROPOSE_STUDIES])
+def test_no_two_variants_are_the_same_run(study, name):
+    """In particular mirror images: the papers' runs go without, so that they are the variant."""
+    found = variants(study, name)
+    assert len({v.key for v in found}) == len({v.name for v in found}) == len(found)
+    mirrors = {v.name: v.run.rule.mirror for v in found}
+    assert {name for name, mirror in mirrors.items() if mirror} <= {"mirrored"}
+    assert ("mirrored" in mirrors) == (study == "lifting_switches")
+
+
+def test_the_smallest_licensed_profile_reads_few_images():
+    small = profile("paper-smoke")
+    for run, poses in ((small.lifting, "fits"), (small.propose, "cpn")):
+        assert isinstance(run.world, Human36m)
+        assert (run.world.poses, run.world.tested_images) == (poses, 8)
 
 
 def test_the_open_worlds_runs_keep_their_names():

@@ -6,21 +6,13 @@ import lifting_formats as formats
 import numpy as np
 import pytest
 import torch
+from lifting_formats import WORLD
 
 from humr import experiments, h36m_lifting, inventory, shards
 from humr import lifting_paper_data as data
 from humr.lifting_data import normalised
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
 from humr.profiles import profile
-
-WORLD = Human36m(test_stride=2)
-
-
-@pytest.fixture(scope="module")
-def licensed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("licensed")
-    formats.write_lifting_world(folder)
-    return folder
 
 
 @pytest.fixture
@@ -99,6 +91,16 @@ def test_training_and_validation_share_no_recording(root):
     np.testing.assert_allclose(few.joints, people[[0, 2]], atol=1e-6)
     thin = data.records(replace(WORLD, stride=3), "train")  # of "Directions" 0, 3, 6, 9 count
     np.testing.assert_allclose(thin.joints, people[[5, 8, 11, 3]], atol=1e-6)
+
+
+def test_few_images_of_every_tested_split(root):
+    """They are spread from the first to the last; those of training stay all."""
+    few, all_ = replace(WORLD, tested_images=2), {s: data.records(WORLD, s) for s in WORLD.splits}
+    for split, images in all_.items():
+        found, chosen = data.records(few, split), [0, -1] if split in WORLD.tested else slice(None)
+        np.testing.assert_array_equal(found.joints, images.joints[chosen])
+    assert len(data.records(replace(WORLD, tested_images=99), "test")) == 4
+    assert data.evaluated_on(few) != data.evaluated_on(WORLD)
 
 
 def test_something_must_be_held_out_and_something_left(root):

@@ -7,11 +7,19 @@ import lifting_formats as formats
 import numpy as np
 import pytest
 import torch
+from lifting_formats import WORLD
 
-from humr import experiments, lifting_paper_data, lifting_runs, shards, studies
+from humr import (
+    experiments,
+    lifting_images,
+    lifting_paper_data,
+    lifting_runs,
+    shards,
+    studies,
+)
 from humr.lifting import LiftingFlow
 from humr.lifting_config import LiftingRun
-from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
+from humr.lifting_paper_config import LiftingPaperRun, ProposePaperRun
 from humr.profiles import profile
 from humr.propose import Propose
 from humr.variant import Variant, changed
@@ -71,15 +79,6 @@ def test_moments_are_read_where_the_run_says_so(apart):
 
 
 # ------------------------------------------------------------------------ licensed data
-
-WORLD = Human36m(test_stride=2)
-
-
-@pytest.fixture(scope="module")
-def licensed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("licensed")
-    formats.write_lifting_world(folder)
-    return folder
 
 
 @pytest.fixture
@@ -192,9 +191,9 @@ def test_models_of_the_open_world_can_be_measured_on_licensed_images(house):
         seed=0,
     )
     assert len(rows) == 4
-    assert lifting_runs.evaluated_on(WORLD) == lifting_paper_data.evaluated_on(WORLD)
-    folder = lifting_runs.store(run.world).directory.name
-    assert lifting_runs.evaluated_on(run.world) == folder
+    assert lifting_images.evaluated_on(WORLD) == lifting_paper_data.evaluated_on(WORLD)
+    folder = lifting_images.store(run.world).directory.name
+    assert lifting_images.evaluated_on(run.world) == folder
 
 
 def test_runs_of_the_open_world_keep_their_folders():

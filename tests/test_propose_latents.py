@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_lifting_data import lifting_records
 
-from humr import experiments, propose_latents, results, shards
+from humr import experiments, lifting_paper_data, propose_latents, results, shards
 from humr.checkpoints import save_model
 from humr.config import to_dict
 from humr.lifting_config import ProposeModel
@@ -54,6 +54,17 @@ def test_excess_is_zero_where_the_base_is_the_instance_gaussian(model, generator
             parameter.zero_()
     found = propose_latents.facts(model, made_up(200, generator))
     assert found["excess"].mean() == pytest.approx(0, abs=0.02)
+
+
+def test_latents_of_licensed_images(model, licensed, tmp_path, monkeypatch):
+    monkeypatch.setattr(lifting_paper_data, "ROOT", licensed)
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
+    item = variants("propose", "paper-smoke")[0]
+    images = propose_latents.images_of(item)
+    found = propose_latents.facts(model, images)
+    assert found["action"].tolist() == list(images.action)
+    assert set(found["action"]) == {"Directions", "Sitting"}
+    assert np.isfinite(found[["excess", "found", "spread", "rebuilt"]]).all(axis=None)
 
 
 def test_principal_components(generator):
