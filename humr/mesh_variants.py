@@ -112,8 +112,11 @@ def _switches(base: Run) -> list[Variant]:
         supervision=first | {"floor": 0.15, "mask_target": "any", "confidence": "samples"},
     )
     unknown = not isinstance(base, PaperRun)  # where the network is told the focal length
+    camera = {"camera": 0.0 if base.weights.camera else 1.0}  # on licensed data it is on
     adam = {"optimizer": "adam", "decay": 0.0}  # as L2 penalty, decay would stop it from learning
-    paper = changed(base, supervision={"target_noise": 0.0}, training=adam)
+    paper = changed(
+        base, weights={"camera": 0.0}, supervision={"target_noise": 0.0}, training=adam
+    )
     return [
         Variant(name="mmd", label="our default", run=base),
         Variant(name="biased", label="biased MMD (H1)", run=changed(base, supervision=biased)),
@@ -121,10 +124,10 @@ def _switches(base: Run) -> list[Variant]:
                 run=changed(base, supervision=first)),
         Variant(name="floor", label="confidence floor 0.15 (H1c)",
                 run=changed(base, supervision={"floor": 0.15})),
-        Variant(name="camera", label="camera loss (H1d)",
-                run=changed(base, weights={"camera": 1.0})),
+        Variant(name="camera", label=f"{'no ' * (camera['camera'] == 0)}camera loss (H1d)",
+                run=changed(base, weights=camera)),
         Variant(name="focal", label=f"focal length {'un' * unknown}known at test (H1e)", run=base,
-                default_focal=unknown),
+                default_focal=True),  # in `variants` licensed ones are turned round
         Variant(name="adam", label="Adam without decay, not AdamW (H3)",
                 run=changed(base, training=adam)),
         Variant(name="noiseless", label="no noise on labels (H4)",

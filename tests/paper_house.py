@@ -5,6 +5,7 @@ far fewer vertices than the official ones and the files are far smaller, a `site
 every Python that starts in the house.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import lifting_formats
 import numpy as np
 import smpl_world
 
+from humr import execution
 from humr.heatmap_files import sample_path, write_file
 from humr.licensed import SETS, TEST
 from humr.paths import DATA, ROOT
@@ -67,18 +69,40 @@ def hide_some(path):
 
 def run(folder, *arguments):
     """Run a module of humr in the house; returns the finished process."""
+    settings = {"HUMR_WORKERS": "0", "HUMR_THREADS": "1", "TQDM_DISABLE": "1"}
+    settings |= {"HUMR_PROFILE": "paper-smoke", "PYTHONPATH": str(folder)}
     return subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder), "HUMR_WORKERS": "0", "TQDM_DISABLE": "1"},
+        env=os.environ | settings,
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def execute(folder, number, profile="paper-smoke"):
-    """Run a notebook in the house; returns the finished process."""
+def execute(folder, number):
+    """Run a notebook in the house, which must succeed; returns its cells."""
     output = folder / "out" / f"{number}.ipynb"
-    command = ("run", number, "--profile", profile, "--output", output)
-    return run(folder, "humr.execution", *command)
+    command = ("run", number, "--profile", "paper-smoke", "--output", output)
+    done = run(folder, "humr.execution", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(output.read_text(encoding="utf-8"))["cells"]
+
+
+def text_of(cells):
+    """All text that cells put out; none of it may be a warning."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    return execution.readable(outputs)
+
+
+def checked(cells):
+    """Outputs of the cells whose output is the same in every profile."""
+    chosen = [c for c in cells if "nbval-check-output" in c["metadata"].get("tags", [])]
+    return [execution.readable(cell["outputs"]) for cell in chosen]
+
+
+def committed(number):
+    """Return the cells of the committed notebook."""
+    return json.loads(execution.find(number).read_text(encoding="utf-8"))["cells"]

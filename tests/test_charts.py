@@ -148,3 +148,18 @@ def test_dumbbells_refuse_metrics_in_different_orders(ax):
     )
     with pytest.raises(ValueError, match="same order"):
         charts.dumbbells(ax, means, {"x": "X", "y": "Y"})
+
+
+def test_several_test_sets_have_rows_of_their_own(ax, differences):
+    both = [differences.assign(dataset=name) for name in ("3DPW", "EMDB")]
+    table = pd.concat(both, ignore_index=True)
+    charts.forest(ax, table, "energy_score", labels={"good": "with the loss"})
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names[:2] == ["with the loss, 3DPW", "bad, 3DPW"]
+    assert names[3] == "with the loss, EMDB"
+    assert len(marks(ax)) == 6
+
+
+def test_a_single_named_test_set_is_not_named_in_every_row(ax, differences):
+    charts.forest(ax, differences.assign(dataset="3DPW"), "energy_score")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["good", "bad", "none"]

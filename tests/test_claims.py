@@ -279,3 +279,39 @@ def test_the_least_difference_that_counts_depends_on_the_metric():
     least = {c.metric: c.smallest for _, c in ALL if not c.margin}
     assert least["paper_mask_distance"] == 0.02
     assert least["mpjpe_best"] == least["percent_inside"] == 0.5
+
+
+# ------------------------------------------------------------------------- licensed rows
+
+
+@pytest.fixture
+def licensed(rng):
+    rows = rows_of("components", rng, shift={"mask": -20.0})
+    return rows.assign(dataset="EMDB")
+
+
+def test_what_nobody_knows_of_photographs_is_not_judged(licensed):
+    known = claims.judge("consistency", licensed)
+    assert not known["claim"].str.contains("truly").any()
+    assert set(known["dataset"]) == {"EMDB"}
+    unknown = claims.judge("components", licensed.assign(nll=np.nan))
+    tested = claims.judge("components", licensed)
+    missing = set(tested["test"]) - set(unknown["test"])
+    assert missing == {"nll: realnvp - pose < 0"}
+
+
+def test_claims_on_absent_variants_are_left_out(licensed):
+    some = licensed[licensed["variant"].isin(["mask", "mmd"])]
+    found = claims.judge("components", some)
+    assert found["test"].tolist() == ["mpjpe_best: mask - mmd within ±2"]
+    nobody = claims.judge("components", licensed[licensed["variant"] == "box"])
+    assert nobody.empty
+    assert "verdict" in nobody
+
+
+def test_studies_of_different_worlds_are_not_compared(rng):
+    few, many = (rows_of(name, rng, seeds=2) for name in ("few", "many"))
+    assert "scarcity" in set(claims.judge_all({"few": few, "many": many})["topic"])
+    mixed = claims.judge_all({"few": few, "many": many.assign(dataset="3DPW")})
+    assert "scarcity" not in set(mixed["topic"])
+    assert {"few", "many"} <= set(mixed["topic"])

@@ -10,7 +10,7 @@ from formats import write_mask
 
 from humr import evaluation, official_evaluation, official_measures
 from humr.cameras import box_info
-from humr.official_evaluation import evaluate
+from humr.official_evaluation import curve, evaluate
 from humr.official_measures import load_yardstick
 
 SIZES = {"vertices": world.V, "smplx_vertices": world.X, "face": world.FACE}
@@ -134,6 +134,28 @@ def test_masks_of_emdb(model, yardstick, tmp_path):
     mixed = evaluate(model, both, yardstick, hypotheses=2, root=tmp_path)
     assert mixed["data_set"].tolist() == ["emdb-p1-occl"] * 2 + ["emdb-p1"]
     assert mixed["counted"].tolist() == [hidden[0], 0, 0]
+
+
+# ------------------------------------------------------------------------ curves
+
+
+def test_the_curve_ends_where_the_evaluation_is(model, yardstick):
+    batch, labels = world.people("3dpw-test-cam", 3)
+    rows = evaluate(model, [(batch, labels)], yardstick, hypotheses=6, seed=2)
+    table = curve(model, [(batch, labels)], yardstick, [1, 2, 6], seed=2)
+    by_n = {n: part.reset_index(drop=True) for n, part in table.groupby("n")}
+    for kind in official_measures.KINDS:
+        np.testing.assert_allclose(by_n[1][f"{kind}_best"], rows[f"{kind}_mode"], rtol=1e-6)
+        np.testing.assert_allclose(by_n[6][f"{kind}_best"], rows[f"{kind}_best"], rtol=1e-6)
+        np.testing.assert_allclose(by_n[6][f"{kind}_expected"], rows[f"{kind}_best"], rtol=1e-6)
+        between = by_n[2][f"{kind}_expected"]
+        assert (between <= by_n[1][f"{kind}_best"] + 1e-6).all()
+        assert (between >= by_n[6][f"{kind}_best"] - 1e-6).all()
+    np.testing.assert_allclose(by_n[1]["energy_score"], rows["mpjpe_mode"], rtol=1e-6)
+    assert by_n[2]["energy_score"].isna().all()
+    np.testing.assert_allclose(by_n[6]["energy_score"], rows["energy_score"], rtol=1e-5)
+    with pytest.raises(ValueError, match="counts must be positive"):
+        curve(model, [(batch, labels)], yardstick, [])
 
 
 # ------------------------------------------------------------------------ bad inputs

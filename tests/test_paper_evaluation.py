@@ -1,6 +1,7 @@
 """Tests of humr.paper_evaluation and humr.licensed_tests: from files to the paper's tables."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -18,15 +19,19 @@ from humr import (
     paper_evaluation,
     paper_runs,
     shards,
+    tested,
 )
 from humr.annotations import read_annotations
 from humr.checkpoints import save_model
 from humr.config import Model, Training, to_dict
+from humr.heatmap_files import SHAPE, sample_path, write_file
 from humr.hrnet import HRNet
 from humr.licensed import TEST
 from humr.licensed_images import evaluation_batches
 from humr.mesh import Humr
 from humr.paper_config import PaperRun
+from humr.paper_rows import as_study
+from humr.paths import DATA
 
 PEOPLE = 3
 MODEL = Model(features=30, pose_hidden=8, pose_width=4, blocks=2, hidden=16, head_hidden=16)
@@ -77,6 +82,61 @@ def test_features_are_computed_once_and_are_those_of_the_images(apart, root, mon
         for name in ("keypoints", "box_info", "focal", "image_size", "box"):
             assert torch.equal(getattr(two, name), getattr(one, name))
         assert people.image.tolist() == same.image.tolist()
+
+
+def test_some_people_are_the_same_as_among_all(apart, root):
+    whole = [people for _, people in licensed_tests.batches("3dpw-test-cam", root)]
+    ((batch, some),) = licensed_tests.batches("3dpw-test-cam", root, 2)
+    assert some.row.tolist() == [0, PEOPLE - 1]  # evenly spread
+    assert torch.equal(some.box, whole[0].box[[0, PEOPLE - 1]])
+    ((everybody, _),) = licensed_tests.batches("3dpw-test-cam", root)
+    torch.testing.assert_close(batch.features, everybody.features[[0, PEOPLE - 1]])
+    ((_, many),) = licensed_tests.batches("3dpw-test-cam", root, PEOPLE + 5)
+    assert len(many) == PEOPLE
+
+
+def test_networks_that_read_samples_get_the_stored_ones(apart, root):
+    name = "emdb-p1"
+    with pytest.raises(FileNotFoundError, match=f"data samples {name}"):
+        list(licensed_tests.batches(name, root, samples=4))
+    people = read_annotations(name, root=root)
+    stored = np.random.default_rng(0).uniform(100, 500, (PEOPLE, *SHAPE))
+    for row in range(PEOPLE):
+        write_file(sample_path(name, row, root=root), stored[row])
+    ((batch, _),) = licensed_tests.batches(name, root, samples=4)
+    x, y, side = people.box[1].tolist()
+    expected = 2 * (stored[1, :4, :, :2] - [x, y]) / side
+    np.testing.assert_allclose(batch.samples[1], expected, rtol=1e-4)
+    np.testing.assert_allclose(batch.density[1], stored[1, :4, :, 2], rtol=1e-6)
+    ((without, _),) = licensed_tests.batches(name, root)
+    assert without.samples.shape == (PEOPLE, 1, 17, 2)
+    shutil.rmtree(root / "heatmap_samples")
+
+
+def test_some_people_of_every_set_as_a_network_sees_them(apart, generator):
+    run = PaperRun(model=MODEL)
+    found = tested.some(run, 4, generator=generator)
+    assert len(found.batch) == len(found.image) == 4  # the occluded ones are among the others
+    assert found.image == [0, PEOPLE - 1, 100_000, 100_000 + PEOPLE - 1]
+    diagonal = found.batch.image_size.square().sum(-1).sqrt()
+    torch.testing.assert_close(found.batch.focal, diagonal)
+
+
+def test_rows_of_a_study_have_the_columns_of_notebooks(apart, checkpoint):
+    rows = paper_evaluation.rows_of({"a": checkpoint}, hypotheses=3)[0]
+    found = as_study(rows)
+    known = pd.read_parquet(DATA / "checkpoint" / "test_rows.parquet").columns
+    assert set(known) <= set(found.columns)
+    assert rows["log_det"].notna().all()
+
+
+def test_curves_are_of_all_sets_but_the_occluded_people(apart, checkpoint):
+    model, _ = experiments.load(checkpoint)
+    rows = paper_runs.curves(model, PaperRun().world, 2, [1, 2, 4])
+    assert rows.groupby(["dataset", "n"]).size().tolist() == [2] * 6
+    wide = rows.pivot(index="image", columns="n", values="mpjpe_best")
+    assert (wide.diff(axis=1).iloc[:, 1:] <= 1e-4).all(axis=None)
+    assert len(wide) == 4
 
 
 def test_a_checkpoint_becomes_the_papers_tables(apart, checkpoint, capsys):

@@ -1,5 +1,7 @@
 import pytest
 
+from humr.config import World
+from humr.lifting_config import LiftingWorld
 from humr.profiles import PROFILES, profile
 
 
@@ -24,3 +26,21 @@ def test_a_study_differs_from_the_run_in_what_it_says(name):
     assert study.supervision.poses is not None
     assert study.training.steps <= run.training.steps
     assert study.training.steps % study.training.validate_every == 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_has_an_open_world_to_show(name):
+    chosen = PROFILES[name]
+    assert isinstance(chosen.open.run.world, World)
+    assert isinstance(chosen.open.lifting.world, LiftingWorld)
+    assert (chosen.open is chosen) == (not chosen.beside)
+
+
+def test_the_licensed_test_of_the_plumbing_reads_what_the_paper_reads():
+    small, whole = PROFILES["paper-smoke"], PROFILES["paper"]
+    assert small.run.world.train == whole.run.world.train
+    assert small.run.world.test == whole.run.world.test
+    assert small.lifting.world.poses == whole.lifting.world.poses
+    assert small.propose.world.poses == whole.propose.world.poses
+    assert small.run.model.features == whole.run.model.features
+    assert small.run.training.steps < 10

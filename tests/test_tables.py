@@ -237,3 +237,16 @@ def test_compute_counts_each_run_once(rows):
     assert str(tables.Compute(3, 10, 59.6)) == "3 runs, 10 steps, 60 s of training"
     assert str(tables.Compute(3, 10, 7500.0)) == "3 runs, 10 steps, 2 h 5 min of training"
     assert str(tables.Compute(3, 10, 3580.0)) == "3 runs, 10 steps, 1 h 0 min of training"
+
+
+def test_each_test_set_has_columns_of_its_own(rows):
+    far = rows.assign(
+        dataset="EMDB", image=rows["image"] + 1000, mpjpe_best=rows["mpjpe_best"] + 50
+    )
+    both = pd.concat([rows.assign(dataset="3DPW"), far], ignore_index=True)
+    ours = tables.means(both, ["mpjpe_best"])
+    table = tables.side_by_side(ours, tables.paper("3"))
+    heads = list(table.columns.get_level_values(0))
+    assert heads == ["ours, 3DPW", "ours, EMDB", "paper, 3DPW"]
+    numbers = [float(table.iloc[0, i].split(" ")[0]) for i in (0, 1)]
+    assert numbers[1] - numbers[0] == pytest.approx(50, abs=0.11)

@@ -3,8 +3,12 @@ from itertools import pairwise
 
 import pytest
 
+from humr import mesh_variants
 from humr.config import config_hash
-from humr.variants import STUDIES, variant, variants
+from humr.paper_config import PaperRun
+from humr.profiles import PROFILES
+from humr.variant import differing
+from humr.variants import STUDIES, home, variant, variants
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -75,3 +79,36 @@ def test_unknown_names_are_refused():
         variants("colour", "smoke")
     with pytest.raises(ValueError, match="has no variant 'gold'; it has mask_0"):
         variant("mask", "gold", "smoke")
+
+
+# ------------------------------------------------------------------------- licensed data
+
+
+@pytest.mark.parametrize("profile", ["paper-smoke", "paper"])
+@pytest.mark.parametrize("study", mesh_variants.STUDIES)
+def test_studies_of_licensed_people(study, profile):
+    if study in mesh_variants.OPEN_ONLY:
+        assert home(study, profile) == PROFILES[profile].beside
+        with pytest.raises(ValueError, match="all licensed images have their labels"):
+            variants(study, profile)
+        return
+    assert home(study, profile) == profile
+    found = variants(study, profile)
+    assert len({v.key for v in found}) == len(found)
+    assert all(isinstance(v.run, PaperRun) for v in found)
+    assert {v.default_focal for v in found if v.name != "focal"} == {True}
+    assert [v.default_focal for v in found if v.name == "focal"] == [False] * (study == "switches")
+    known = {v.name for v in variants(study, "laptop")}
+    assert known - {v.name for v in found} == ({"gaussian"} if study == "many" else set())
+
+
+def test_the_mask_loss_weighs_what_it_does_in_the_paper():
+    assert variant("components", "mask", "paper").run.weights.mask == 0.1
+    assert variant("components", "mask", "laptop").run.weights.mask == 0.01
+    assert home("few", "laptop") == home("components", "laptop") == "laptop"
+
+
+def test_differing_fields_are_named():
+    chain = {v.name: v.run for v in variants("components", "laptop")}
+    assert differing(chain["pose"], chain["realnvp"]) == "model.flow: glow → realnvp"
+    assert differing(chain["pose"], chain["pose"]) == ""  # fields that are None are equal

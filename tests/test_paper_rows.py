@@ -1,0 +1,77 @@
+"""Tests of humr.paper_rows: licensed rows as notebooks read them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humr.licensed import TEST
+from humr.paper_rows import BY_VISIBILITY, UNKNOWN, as_study, numbered
+from humr.paths import DATA
+
+MEASURED = ("mpjpe_mode", "energy_score", "log_det", "visible", "counted", *BY_VISIBILITY)
+
+
+@pytest.fixture
+def rows():
+    """Three people of every set; all values differ."""
+    table = pd.DataFrame(
+        {
+            "variant": "mask",
+            "seed": 1,
+            "key": "k",
+            "seconds": 2.0,
+            "steps": 3,
+            "data_set": np.repeat(TEST, 3),
+            "image": [0, 1, 2, 0, 1, 2, 0, 1, 2],
+            "photograph": "p",
+            "hypotheses": 10,
+        }
+    )
+    for place, name in enumerate(MEASURED):
+        table[name] = 10.0 * place + np.arange(9)
+    for name in ("percent_inside", "mask_distance"):
+        table.loc[table["data_set"] != "emdb-p1-occl", name] = np.nan
+    return table
+
+
+def test_people_have_numbers_of_their_own_and_sets_have_names(rows):
+    found = as_study(rows)
+    assert found["dataset"].tolist() == ["3DPW"] * 3 + ["EMDB"] * 6
+    assert found["image"].is_unique
+    assert found["row"].tolist() == rows["image"].tolist()
+    again = numbered(rows.iloc[3:6])  # whatever else is in the table
+    assert again["image"].tolist() == found["image"].iloc[3:6].tolist()
+
+
+def test_occluded_people_count_for_the_mask_alone(rows):
+    found = as_study(rows)
+    occluded = found[found["data_set"] == "emdb-p1-occl"]
+    others = found[found["data_set"] != "emdb-p1-occl"]
+    assert (
+        occluded[["mpjpe_mode", "energy_score", "spread_hidden", "log_det"]].isna().all(axis=None)
+    )
+    assert (
+        others[["mpjpe_mode", "energy_score", "spread_hidden", "log_det"]].notna().all(axis=None)
+    )
+    for name in ("percent_inside", "mask_distance"):
+        assert occluded[name].tolist() == rows[name].iloc[6:].tolist()
+        assert others[name].isna().all()
+    assert set(occluded["variant"]) == {"mask"}
+    assert set(occluded["steps"]) == {3}
+
+
+def test_visible_is_what_the_detector_is_sure_of(rows):
+    found = as_study(rows)
+    for name in BY_VISIBILITY:
+        pd.testing.assert_series_equal(found[f"paper_{name}"], found[name], check_names=False)
+    assert found["spread_hidden"].iloc[:3].tolist() == rows["spread_hidden"].iloc[:3].tolist()
+
+
+def test_notebooks_find_every_column_of_the_open_world(rows):
+    """What the evaluation measures itself is tested there (test_official_evaluation)."""
+    known = pd.read_parquet(DATA / "checkpoint" / "test_rows.parquet").columns
+    found = as_study(rows)
+    assert set(UNKNOWN) <= set(found.columns)
+    assert found[list(UNKNOWN)].isna().all(axis=None)
+    assert set(UNKNOWN) <= set(known)
+    assert {f"paper_{name}" for name in BY_VISIBILITY} <= set(known)
