@@ -2,7 +2,7 @@
 
 ``python3 -m humr data licensed`` prints it.
 Nothing is fetched. Every entry names a file or folder below `data/licensed`, the site where one
-registers, its licence, and the parts of the papers' experiments that need it.
+registers, its licence in a few words (its own text decides), and the parts that need it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,9 +44,13 @@ _RESEARCH = "own licence: research, not commercial; registration"
 SOURCES = {
     "SMPL": Source("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
     "SMPL-X": Source("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
-    "BEDLAM": Source("bedlam.is.tue.mpg.de", _RESEARCH),
-    "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
-    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial"),
+    "BEDLAM": Source("bedlam.is.tue.mpg.de", f"{_RESEARCH}; /license.html"),
+    "AGORA": Source(
+        "agora.is.tue.mpg.de (Training Masks 1280x720)", f"{_RESEARCH}; /license.html"
+    ),
+    "3DPW": Source(
+        "virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial; /license.html"
+    ),
     "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
     "Human3.6M": Source("vision.imar.ro/human3.6m", _RESEARCH),
     "MPI-INF-3DHP": Source(

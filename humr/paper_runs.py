@@ -193,6 +193,12 @@ def _centred(joints: torch.Tensor) -> torch.Tensor:
 # ------------------------------------------------------------------------- afterwards
 
 
+def official() -> Path | None:
+    """Name the official checkpoint, if it is there and converted (``humr convert``)."""
+    checkpoint = ROOT / "ckpt" / "humr"
+    return checkpoint if checkpoint.with_suffix(".safetensors").exists() else None
+
+
 def build(about: dict[str, Any]) -> Humr:
     """Build the network that a checkpoint's description asks for."""
     if about.get("system") != "paper":

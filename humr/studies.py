@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from humr import experiments, results
+from humr import experiments, paper_runs, results
 from humr.config import Run
 from humr.environment import say
 from humr.files import digest
@@ -145,6 +145,28 @@ def _numbered(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Join splits; images get numbers that no other split has."""
     shifted = [part.assign(image=part["image"] + SPLIT * i) for i, part in enumerate(parts)]
     return pd.concat(shifted, ignore_index=True)
+
+
+def published(profile_name: str) -> pd.DataFrame | None:
+    """Rows of the model that readers can have without training, as variant "shipped", seed 0.
+
+    In the open world that is the shipped model; on licensed people the official checkpoint, once
+    converted to `data/licensed/ckpt/humr`, or None.
+    """
+    sizes = profile(profile_name)
+    licensed = isinstance(sizes.run, PaperRun)
+    checkpoint = paper_runs.official() if licensed else experiments.SHIPPED
+    if checkpoint is None:
+        return None
+    found = experiments.evaluated(
+        checkpoint,
+        sizes.run.world,
+        "test",
+        hypotheses=sizes.hypotheses,
+        default_focal=licensed,
+    )
+    found = found.assign(variant="shipped", seed=0)
+    return as_study(found) if licensed else found
 
 
 def described(job: Variant, found: pd.DataFrame) -> pd.DataFrame:

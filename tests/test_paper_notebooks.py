@@ -31,6 +31,13 @@ def test_it_runs_beside_licensed_files(house, number):
     assert paper_house.checked(cells) == paper_house.checked(paper_house.committed(number))
 
 
+def test_an_official_checkpoint_stands_beside_the_trained_networks(house):
+    text = paper_house.text_of(paper_house.execute(house, "15"))
+    rows = [line for line in text.splitlines() if line.startswith("HuMR, official ")]
+    assert len(rows) >= 2
+    assert rows[0].count("±") == 6
+
+
 def test_tables_of_emdb_have_what_only_its_masks_tell(house):
     """PercIn and MinDist, of the occluded people alone, beside the paper's."""
     cells = paper_house.execute(house, "16")
