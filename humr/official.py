@@ -32,9 +32,11 @@ from humr.checkpoints import save_model
 from humr.config import Model, to_dict
 from humr.encoders import BETAS
 from humr.environment import say
+from humr.feature_cache import BACKBONE, read_backbone
 from humr.files import digest
 from humr.flows import FixedPermutation
 from humr.hrnet import HRNet
+from humr.licensed import LICENSED, shown
 from humr.lifting import LATENT, POINTS, POSE, LiftingFlow
 from humr.lifting_config import LiftingModel
 from humr.lifting_paper_config import LiftingPaperRun
@@ -114,16 +116,34 @@ def _humr_names(humr: Humr) -> Iterator[tuple[str, str]]:
             yield ours, theirs.replace(".permutation", ".perm").replace(".inverse", ".perm_inv")
 
 
-def convert_humr(path: Path, stem: Path, model: Model | None = None) -> None:
+def convert_humr(path: Path, stem: Path, model: Model | None = None) -> str:
     """Write HuMR's checkpoint as `stem.*` and its backbone as `stem-backbone.*`, in our form.
 
-    `experiments.load(stem)` reads the first, `checkpoints.load_model` the second.
+    `experiments.load(stem)` reads the first, `checkpoints.load_model` the second. Returns what
+    `compared` says of the backbone.
     """
     humr, backbone, model = read_humr(path, model)
     about = {"name": "official", "official": label(path), "sha256": digest(path)}
     width = {"system": "hrnet", "width": model.features // CHANNELS}
     save_model(stem.with_name(f"{stem.name}-backbone"), backbone, {**about, **width})
     save_model(stem, humr, {**about, "system": "paper", "run": to_dict(PaperRun(model=model))})
+    return compared(backbone)
+
+
+def compared(backbone: HRNet, root: Path = LICENSED) -> str:
+    """Say whether a backbone is the one whose features training and evaluation read."""
+    path = root / BACKBONE
+    if not path.exists():
+        return f"{shown(path)} is not there to be compared with the checkpoint's backbone"
+    ours, theirs = backbone.state_dict(), read_backbone(path).state_dict()
+    wrong = [k for k in ours if ours[k].shape != theirs[k].shape or not ours[k].equal(theirs[k])]
+    if not wrong:
+        return f"its backbone is that of {shown(path)}, whose features are evaluated"
+    return (
+        f"WARNING: its backbone differs from {shown(path)}, whose features are evaluated, in "
+        f"{len(wrong)} of {len(ours)} tensors ({wrong[0]}, ...): results will be wrong. Usual "
+        "cause: a backbone without the fine-tuning on 3DPW"
+    )
 
 
 # -------------------------------------------------------------------------- ICCV 2021
@@ -236,11 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     convert = {"humr": convert_humr, "lifting": convert_lifting}[options.system]
     try:
-        convert(options.file, options.stem)
+        remark = convert(options.file, options.stem)
     except (FileNotFoundError, ValueError) as error:
         say(f"humr: {error}")
         return 1
-    say(f"written: {options.stem}.safetensors and .json")
+    say(f"written: {options.stem}.safetensors and .json{f'; {remark}' if remark else ''}")
     return 0
 
 
