@@ -8,7 +8,7 @@ does so and writes the same files.
 import gzip
 import io
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +45,6 @@ class HeatmapSamples:
     def outside(self, mask_valid: Bool[Tensor, " people"]) -> Bool[Tensor, "people samples 17"]:
         """Which samples lie off the person's mask; all of them where the mask is not valid."""
         return (self.distance > OFF_MASK) | ~mask_valid[:, None, None]
-
-    def first(self, count: int) -> "HeatmapSamples":
-        """Return the first samples, as good as any others, of everybody."""
-        return HeatmapSamples(*(getattr(self, f.name)[:, :count] for f in fields(self)))
 
     def draw(self, count: int, *, generator: torch.Generator) -> "HeatmapSamples":
         """Draw samples without replacement, all joints of one sample together (official code)."""

@@ -44,13 +44,9 @@ _RESEARCH = "own licence: research, not commercial; registration"
 SOURCES = {
     "SMPL": Source("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
     "SMPL-X": Source("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
-    "BEDLAM": Source("bedlam.is.tue.mpg.de", f"{_RESEARCH}; /license.html"),
-    "AGORA": Source(
-        "agora.is.tue.mpg.de (Training Masks 1280x720)", f"{_RESEARCH}; /license.html"
-    ),
-    "3DPW": Source(
-        "virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial; /license.html"
-    ),
+    "BEDLAM": Source("bedlam.is.tue.mpg.de", _RESEARCH),
+    "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
+    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial"),
     "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
     "Human3.6M": Source("vision.imar.ro/human3.6m", _RESEARCH),
     "MPI-INF-3DHP": Source(

@@ -187,9 +187,14 @@ def unlabelled_batch(
 ) -> Batch:
     """Batch of a test set: what the network sees, and no labels (those are of another body).
 
-    Few networks read `stored` heatmap samples; without, the detected keypoints stand for one.
+    Few networks read heatmap samples, whose density is in units of its largest stored value, as
+    in training; without them, the detected keypoints stand for one.
     """
     box, count = looks.box, len(people)
+    points, density = quantised(to_crop(people.keypoints[..., :2], box))[:, None], None
+    if stored is not None:
+        points = _samples_in(box, stored.points)
+        density = stored.confidence / stored.peak[:, None].clamp_min(LEAST_PEAK)
     focal = focal_of(people, image_size, default=default_focal)
     detected = quantised(to_crop(people.keypoints[..., :2], box))
     none = torch.zeros(count, dtype=torch.bool)
@@ -201,8 +206,8 @@ def unlabelled_batch(
         box=box,
         focal=focal,
         image_size=image_size,
-        samples=detected[:, None] if stored is None else _samples_in(box, stored.points),
-        density=torch.ones(count, 1, 17) if stored is None else stored.confidence,
+        samples=points,
+        density=torch.ones(count, 1, 17) if density is None else density,
         mask=unpack_mask(looks.mask),
         rotations=torch.eye(3).expand(count, len(BODY22), 3, 3),
         betas=torch.zeros(count, 11),

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from humr.annotations import Annotations, read_annotations
+from humr.config import later
 from humr.datasets import Batch
 from humr.feature_cache import AT_ONCE, BACKBONE, backbone, device_of
 from humr.files import digest
-from humr.heatmap_files import HeatmapSamples, read_samples
-from humr.licensed import LICENSED, data_set, existing
+from humr.heatmap_files import read_samples
+from humr.licensed import LICENSED, data_set, existing, shown
 from humr.licensed_images import TestImages, features, loaded
 from humr.licensed_people import Looks, Rows, unlabelled_batch
 from humr.shards import Store, read_tensors
@@ -37,7 +38,7 @@ class TestSet:
     name: str
     annotations: str  # hash of the file
     backbone: str
-    count: int = 0  # people, evenly spread; 0: all
+    count: int = later(0)  # people, evenly spread; 0: all
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def make_shard(config: TestSet, split: str, number: int, *, root: Path) -> Seen:
 
 
 def batches(
-    name: str, root: Path = LICENSED, count: int = 0, *, samples: int = 0
+    name: str, root: Path = LICENSED, count: int = 0, *, samples: bool = False
 ) -> Iterator[tuple[Batch, Annotations]]:
     """Yield a test set in batches, with the rows of its annotations; focal lengths as given.
 
@@ -110,29 +111,38 @@ def batches(
         name: of the test set.
         root: the licensed folder.
         count: people, evenly spread; 0: all.
-        samples: per heatmap, the first ones that are stored; 0 for networks that read none.
+        samples: whether the network reads the stored samples of heatmaps.
     """
-    made = store(name, root, count)
-    made.generate()
-    chosen, seen = people(made.config, root), made.load("test")
+    if samples:
+        require_samples(name, root)
+    chosen, seen = _seen(name, root, count)
     for start in range(0, len(chosen), BATCH):
         here = slice(start, start + BATCH)
         part, sight = chosen[here], seen[here]
         everything = torch.full((len(part), 8), 255, dtype=torch.uint8)  # masks are read elsewhere
         looks = Looks(part.box, everything, sight.features)
-        stored = _stored(part, samples, root) if samples else None
+        stored = read_samples(name, part.row, root=root) if samples else None
         yield (
             unlabelled_batch(part, looks, sight.image_size, default_focal=False, stored=stored),
             part,
         )
 
 
-def _stored(people: Annotations, samples: int, root: Path) -> HeatmapSamples:
-    """Read the first samples of heatmaps; the authors publish none of test sets."""
-    try:
-        return read_samples(people.name, people.row, root=root).first(samples)
-    except FileNotFoundError as error:
+def _seen(name: str, root: Path, count: int) -> tuple[Annotations, Seen]:
+    """Return people with their features; some are taken from among all, if these are there."""
+    whole, made = store(name, root), store(name, root, count)
+    chosen = people(made.config, root)
+    if count and all(path.exists() for path in whole.paths("test")):
+        return chosen, whole.load("test")[chosen.row]
+    made.generate()
+    return chosen, made.load("test")
+
+
+def require_samples(name: str, root: Path = LICENSED) -> None:
+    """Refuse to go on without samples of a test set's heatmaps, which nobody publishes."""
+    folder = root / "heatmap_samples" / name
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"{error}\nThis network reads samples of heatmaps, of test sets too; to make them: "
-            f"python3 -m humr data samples {people.name}"
-        ) from error
+            f"{shown(folder)} is missing: this network reads samples of heatmaps, of test sets "
+            f"too; to make them: python3 -m humr data samples {name}"
+        )

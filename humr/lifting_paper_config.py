@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from humr.config import one_of, require
+from humr.config import later, one_of, require
 from humr.lifting_config import GROUPS, LiftingRule, LiftingRun, ProposeRule, ProposeRun
 
 SOURCES = ("fits", "heatmaps", "cpn", "gt")
@@ -28,7 +28,9 @@ class Human36m:
     held_out: tuple[str, ...] = ("Directions", "SittingDown", "Walking")  # 3 of 75
     validation: int = 2_000  # images of these that are validated on, evenly spread
     transfer: bool = True  # the test set of MPI-INF-3DHP, with its labels as 2D poses
-    tested_images: int = 0  # of every split that models are measured on, evenly spread; 0: all
+    tested_images: int = later(
+        0
+    )  # of every split that models are measured on, evenly spread; 0: all
 
     def __post_init__(self) -> None:
         one_of("poses", self.poses, *SOURCES)

@@ -126,23 +126,28 @@ def convert_humr(path: Path, stem: Path, model: Model | None = None) -> str:
     about = {"name": "official", "official": label(path), "sha256": digest(path)}
     width = {"system": "hrnet", "width": model.features // CHANNELS}
     save_model(stem.with_name(f"{stem.name}-backbone"), backbone, {**about, **width})
-    save_model(stem, humr, {**about, "system": "paper", "run": to_dict(PaperRun(model=model))})
-    return compared(backbone)
+    known, remark = compared(backbone)
+    run = {"system": "paper", "run": to_dict(PaperRun(model=model)), "backbone": known}
+    save_model(stem, humr, {**about, **run})
+    return remark
 
 
-def compared(backbone: HRNet, root: Path = LICENSED) -> str:
-    """Say whether a backbone is the one whose features training and evaluation read."""
+def compared(backbone: HRNet, root: Path = LICENSED) -> tuple[str, str]:
+    """Compare a backbone with the one whose features are read: same, another or unknown; and why.
+
+    Evaluation refuses a checkpoint with another one.
+    """
     path = root / BACKBONE
     if not path.exists():
-        return f"{shown(path)} is not there to be compared with the checkpoint's backbone"
+        return "unknown", f"{shown(path)} is not there to be compared with its backbone"
     ours, theirs = backbone.state_dict(), read_backbone(path).state_dict()
     wrong = [k for k in ours if ours[k].shape != theirs[k].shape or not ours[k].equal(theirs[k])]
     if not wrong:
-        return f"its backbone is that of {shown(path)}, whose features are evaluated"
-    return (
-        f"WARNING: its backbone differs from {shown(path)}, whose features are evaluated, in "
-        f"{len(wrong)} of {len(ours)} tensors ({wrong[0]}, ...): results will be wrong. Usual "
-        "cause: a backbone without the fine-tuning on 3DPW"
+        return "same", f"its backbone is that of {shown(path)}, whose features are evaluated"
+    return "another", (
+        f"but its backbone differs from {shown(path)}, whose features are evaluated, in "
+        f"{len(wrong)} of {len(ours)} tensors ({wrong[0]}, ...): evaluation will refuse it. "
+        "Usual cause: a backbone without the fine-tuning on 3DPW"
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from humr.config import Run, one_of, require
+from humr.config import Run, later, one_of, require
 from humr.licensed import TEST, TRAINING, data_set
 
 STORED = 150  # heatmap samples per person in the official files
@@ -27,7 +27,7 @@ class Licensed:
     precision: str = "float32"  # of the backbone, or "bfloat16"
     held_out: float = 0.01  # share at the end of every training set that is not trained on
     validation: int = 600  # people of these that are validated on, evenly spread
-    tested: int = 0  # people of every test set, evenly spread; 0: all
+    tested: int = later(0)  # people of every test set, evenly spread; 0: all
     shard: int = 500  # people per file
 
     def __post_init__(self) -> None:

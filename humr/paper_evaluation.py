@@ -25,7 +25,7 @@ from humr.paper_tables import LAYOUT, averages, table
 from humr.paths import RUNS
 from humr.profiles import profile
 from humr.provenance import provenance
-from humr.variants import Variant, variants
+from humr.variants import variants
 
 ABLATIONS = ("components", "supervision")
 PROFILE = "paper"
@@ -36,17 +36,7 @@ def rows_of_runs(*, focal: str = "diagonal") -> list[pd.DataFrame]:
     items = [item for study in ABLATIONS for item in variants(study, PROFILE)]
     jobs = {job.key: job for job in studies.seeded(items, PROFILE)}
     jobs = [replace(job, default_focal=focal == "diagonal") for job in jobs.values()]
-    return [studies.described(job, _rows(job)) for job in jobs if studies.is_done(job)]
-
-
-def _rows(job: Variant) -> pd.DataFrame:
-    return experiments.evaluated(
-        studies.checkpoint(job),
-        job.run.world,
-        "test",
-        hypotheses=profile(PROFILE).hypotheses,
-        default_focal=job.default_focal,
-    )
+    return [studies.measured_as_is(job, PROFILE) for job in jobs if studies.is_done(job)]
 
 
 def rows_of(

@@ -21,6 +21,7 @@ from humr.config import Model, config_hash, from_dict, to_dict
 from humr.datasets import Batch
 from humr.feature_cache import BACKBONE, TRAIN, VALIDATION, Cached, CachedPool
 from humr.files import digest
+from humr.keypoint_files import keypoints_path
 from humr.licensed import LICENSED, SMPLX_BODY, TRAINING, data_set, find
 from humr.licensed_images import ImageStream, LicensedImages, workers
 from humr.licensed_people import batch_of
@@ -34,8 +35,9 @@ from humr.shards import Store
 from humr.skeletons import BODY22
 from humr.smpl_files import read_mean_parameters
 
-EVALUATING = ("official_evaluation", "official_measures", "metrics", "surface", "skinning", "smpl",
-              "mesh")  # fmt: skip
+EVALUATING = ("official_evaluation", "official_measures", "official_scores", "measures",
+              "evaluation", "metrics", "calibration", "surface", "skinning", "smpl", "mesh",
+              "licensed_tests", "licensed_people", "heatmap_files")  # fmt: skip
 MEANS = "utils/smpl_mean_params.npz"
 HIPS = BODY22.indices(("left_hip", "right_hip"))
 ROOT = LICENSED  # where the files lie
@@ -51,10 +53,13 @@ def store(config: Licensed) -> Store[Cached]:
 
 
 def check(run: PaperRun) -> None:
-    """Refuse to train without the files that it needs: one error names the first."""
+    """Refuse to train without the files of training, or samples that evaluation will read."""
     lacking = [each for each in inventory.inspect(ROOT, entries=needed(run)) if each.state != "ok"]
     if lacking:
         raise FileNotFoundError(inventory.refusal(lacking))
+    if run.model.heatmap_samples:
+        for name in run.world.test:
+            licensed_tests.require_samples(name, ROOT)
 
 
 def needed(run: PaperRun) -> list[inventory.Entry]:
@@ -219,16 +224,20 @@ def evaluate(
     """Measure a model on a test set, or on all of them ("test"): one row per person.
 
     With `default_focal` the network and the camera take the photograph's diagonal, as in the
-    official code.
+    official code. A checkpoint whose own backbone is another than that of the features is refused.
     """
-    del about
+    if about.get("backbone") == "another":
+        raise ValueError(
+            f"{about['official']} was trained with another backbone than {BACKBONE}, whose "
+            "features are evaluated; its results would be wrong"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, yardstick = model.to(device).eval(), load_yardstick(root=ROOT)
     focal = "diagonal" if default_focal else "given"
     parts = [
         official_evaluation.evaluate(
             model,
-            licensed_tests.batches(name, ROOT, config.tested, samples=model.heatmap_samples),
+            licensed_tests.batches(name, ROOT, config.tested, samples=model.heatmap_samples > 0),
             yardstick,
             hypotheses=hypotheses,
             seed=seed,
@@ -249,7 +258,7 @@ def curves(
     parts = [
         official_evaluation.curve(
             model,
-            licensed_tests.batches(name, ROOT, people, samples=model.heatmap_samples),
+            licensed_tests.batches(name, ROOT, people, samples=model.heatmap_samples > 0),
             yardstick,
             counts,
             seed=seed,
@@ -262,9 +271,13 @@ def curves(
 
 
 def evaluated_on(config: Licensed) -> str:
-    """Name what rows of a run's test sets depend on beside the model and the code."""
+    """Name what rows of a run's test sets depend on beside the model and the code.
+
+    Samples of their heatmaps are known by the keypoints that were written with them.
+    """
     sets = (licensed_tests.described(name, ROOT, config.tested) for name in config.test)
-    return "-".join(map(config_hash, sets))
+    seen = [keypoints_path(name, root=ROOT) for name in config.test]
+    return "-".join([*map(config_hash, sets), *(digest(path) for path in seen if path.exists())])
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:

@@ -20,7 +20,7 @@ def by_dataset(
 
     @wraps(compare)
     def each(rows: pd.DataFrame, *args: P.args, **options: P.kwargs) -> pd.DataFrame:
-        if DATASET not in rows:
+        if DATASET not in rows or rows.empty:
             return compare(rows, *args, **options)
         parts = [
             compare(part.drop(columns=DATASET), *args, **options).assign(**{DATASET: name})

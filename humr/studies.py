@@ -125,6 +125,12 @@ def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
 
     Those of licensed people are as `paper_rows` describes.
     """
+    rows = measured_as_is(job, profile_name)
+    return as_study(rows) if isinstance(job.run, PaperRun) else rows
+
+
+def measured_as_is(job: Variant, profile_name: str) -> pd.DataFrame:
+    """Rows of one finished run with the columns of its own evaluation."""
     sizes, lifts = profile(profile_name), not isinstance(job.run, Run)
     splits = ("test",) if isinstance(job.run, Run) else job.run.world.tested
     parts = [
@@ -137,8 +143,7 @@ def evaluated(job: Variant, profile_name: str) -> pd.DataFrame:
         )
         for split in splits
     ]
-    rows = described(job, _numbered(parts) if lifts else parts[0])
-    return as_study(rows) if isinstance(job.run, PaperRun) else rows
+    return described(job, _numbered(parts) if lifts else parts[0])
 
 
 def _numbered(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def side_by_side(
         paper: from `paper`; the metrics that ours has (by our definition or, `paper_`, by the
             paper's), matched by `variant`; other rows follow.
         names: row labels of our variants; default: the paper's, or else the variant's name.
-        title: head of our columns; of several test sets each one's name replaces "open world".
+        title: head of our columns; the name of a test set replaces "open world", or follows.
     """
     sign = "+" if "reference" in ours else ""
     cells = {}
@@ -93,8 +93,12 @@ def side_by_side(
         text = f"{line['estimate']:{sign}.{places}f} ±{half:.{places}f}"
         defined = np.isfinite(line["estimate"])
         star = "*" if line["note"] == ONE_SEED else ""
-        head = title.replace("open world", line.get(DATASET, "open world"))
-        cells[line["variant"], (head, line["metric"])] = text + star if defined else "–"
+        place = line["variant"], (_head(title, line), line["metric"])
+        if place in cells:
+            raise ValueError(
+                f"one estimate per variant and metric expected; {place} is there twice"
+            )
+        cells[place] = text + star if defined else "–"
     labels, metrics = {}, {name.removeprefix("paper_") for name in ours["metric"]}
     if paper is not None:
         for line in paper.to_dict("records"):
@@ -111,6 +115,14 @@ def side_by_side(
     index = list(dict.fromkeys(row for row, _ in cells))
     body = [[cells.get((row, column), "–") for column in columns] for row in index]
     return pd.DataFrame(body, index=[labels[row] for row in index], columns=columns)
+
+
+def _head(title: str, line: Mapping[str, str]) -> str:
+    """Head of a column, with the name of the test set if it has one."""
+    if DATASET not in line:
+        return title
+    place = line[DATASET]
+    return title.replace("open world", place) if "open world" in title else f"{title}, {place}"
 
 
 def show(table: pd.DataFrame, *, best: bool = False) -> "Shown":

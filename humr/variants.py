@@ -18,7 +18,7 @@ def _of(part: str, build: Callable[..., list[Variant]], sizes: Profile) -> list[
     base = getattr(sizes, part)
     found = build(base)
     if isinstance(base, PaperRun):  # the official code never knows the focal length
-        return [replace(each, default_focal=not each.default_focal) for each in found]
+        return [replace(each, default_focal=each.name != "focal") for each in found]
     return found
 
 

@@ -38,13 +38,6 @@ def test_outside_the_mask(samples):
     assert outside[1].all()
 
 
-def test_the_first_samples_are_those_of_the_file(samples):
-    few = samples.first(2)
-    assert torch.equal(few.points, samples.points[:, :2])
-    assert torch.equal(few.confidence, samples.confidence[:, :2])
-    assert few.distance.shape[1] == 2
-
-
 def test_draws_keep_joints_together_and_repeat_nothing(samples, generator):
     drawn = samples.draw(25, generator=generator)
     assert drawn.points.shape == (2, 25, 17, 2)

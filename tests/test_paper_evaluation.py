@@ -95,29 +95,36 @@ def test_some_people_are_the_same_as_among_all(apart, root):
     assert len(many) == PEOPLE
 
 
-def test_networks_that_read_samples_get_the_stored_ones(apart, root):
+def test_networks_that_read_samples_get_the_stored_ones(apart, root, monkeypatch):
     name = "emdb-p1"
-    with pytest.raises(FileNotFoundError, match=f"data samples {name}"):
-        list(licensed_tests.batches(name, root, samples=4))
+    run = PaperRun(model=replace(MODEL, embedding=True))
+    monkeypatch.setattr(paper_runs.inventory, "inspect", lambda *args, **options: [])
+    for act in (lambda: list(licensed_tests.batches(name, root, samples=True)),
+                lambda: paper_runs.check(run)):  # fmt: skip
+        with pytest.raises(FileNotFoundError, match=r"data samples (emdb-p1|3dpw-test-cam)"):
+            act()
     people = read_annotations(name, root=root)
     stored = np.random.default_rng(0).uniform(100, 500, (PEOPLE, *SHAPE))
     for row in range(PEOPLE):
         write_file(sample_path(name, row, root=root), stored[row])
-    ((batch, _),) = licensed_tests.batches(name, root, samples=4)
+    ((batch, _),) = licensed_tests.batches(name, root, samples=True)
     x, y, side = people.box[1].tolist()
-    expected = 2 * (stored[1, :4, :, :2] - [x, y]) / side
-    np.testing.assert_allclose(batch.samples[1], expected, rtol=1e-4)
-    np.testing.assert_allclose(batch.density[1], stored[1, :4, :, 2], rtol=1e-6)
+    expected = 2 * (stored[1, ..., :2] - [x, y]) / side
+    np.testing.assert_allclose(batch.samples[1], expected, rtol=1e-4, atol=1e-5)
+    peak = stored[1, ..., 2].max(0)  # in units of the maximum, as in training
+    np.testing.assert_allclose(batch.density[1], stored[1, ..., 2] / peak, rtol=1e-6)
     ((without, _),) = licensed_tests.batches(name, root)
     assert without.samples.shape == (PEOPLE, 1, 17, 2)
     shutil.rmtree(root / "heatmap_samples")
 
 
-def test_some_people_of_every_set_as_a_network_sees_them(apart, generator):
+def test_some_people_as_a_network_sees_them(apart, generator):
     run = PaperRun(model=MODEL)
-    found = tested.some(run, 4, generator=generator)
-    assert len(found.batch) == len(found.image) == 4  # the occluded ones are among the others
-    assert found.image == [0, PEOPLE - 1, 100_000, 100_000 + PEOPLE - 1]
+    found = tested.some(run, 2, dataset="EMDB", generator=generator)
+    assert found.image == [100_000, 100_000 + PEOPLE - 1]
+    assert len(found.batch) == 2
+    with pytest.raises(ValueError, match="one of 3DPW, EMDB; got 'AGORA'"):
+        tested.some(run, 2, dataset="AGORA", generator=generator)
     diagonal = found.batch.image_size.square().sum(-1).sqrt()
     torch.testing.assert_close(found.batch.focal, diagonal)
 
@@ -128,6 +135,22 @@ def test_rows_of_a_study_have_the_columns_of_notebooks(apart, checkpoint):
     known = pd.read_parquet(DATA / "checkpoint" / "test_rows.parquet").columns
     assert set(known) <= set(found.columns)
     assert rows["log_det"].notna().all()
+
+
+def test_a_checkpoint_with_another_backbone_is_refused(apart, checkpoint):
+    path = checkpoint.with_suffix(".json")
+    about = json.loads(path.read_text()) | {"backbone": "another", "official": "humr.ckpt"}
+    path.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"humr\.ckpt was trained with another backbone"):
+        paper_evaluation.rows_of({"a": checkpoint}, hypotheses=2)
+
+
+def test_some_people_are_taken_from_the_features_of_all(apart, root, monkeypatch):
+    list(licensed_tests.batches("emdb-p1", root))
+    monkeypatch.setattr(licensed_tests, "features", None)  # must not be asked for again
+    ((batch, some),) = licensed_tests.batches("emdb-p1", root, 2)
+    ((everybody, _),) = licensed_tests.batches("emdb-p1", root)
+    assert torch.equal(batch.features, everybody.features[some.row])
 
 
 def test_curves_are_of_all_sets_but_the_occluded_people(apart, checkpoint):

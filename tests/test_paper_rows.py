@@ -23,7 +23,7 @@ def rows():
             "steps": 3,
             "data_set": np.repeat(TEST, 3),
             "image": [0, 1, 2, 0, 1, 2, 0, 1, 2],
-            "photograph": "p",
+            "photograph": list("abcdefghi"),
             "hypotheses": 10,
         }
     )
@@ -67,11 +67,34 @@ def test_visible_is_what_the_detector_is_sure_of(rows):
     assert found["spread_hidden"].iloc[:3].tolist() == rows["spread_hidden"].iloc[:3].tolist()
 
 
-def test_notebooks_find_every_column_of_the_open_world(rows):
-    """What the evaluation measures itself is tested there (test_official_evaluation)."""
+def test_what_is_unknown_is_there_and_empty(rows):
+    """That no column of the open world lacks is tested with a whole evaluation."""
     known = pd.read_parquet(DATA / "checkpoint" / "test_rows.parquet").columns
-    found = as_study(rows)
-    assert set(UNKNOWN) <= set(found.columns)
-    assert found[list(UNKNOWN)].isna().all(axis=None)
     assert set(UNKNOWN) <= set(known)
-    assert {f"paper_{name}" for name in BY_VISIBILITY} <= set(known)
+    assert as_study(rows)[list(UNKNOWN)].isna().all(axis=None)
+
+
+def test_occluded_people_are_found_among_all_by_their_photographs(rows):
+    """Two seeds; of three occluded people one is not among all of EMDB."""
+    rows["photograph"] = [f"{image}.jpg" for image in rows["image"]]
+    rows.loc[8, "photograph"] = "elsewhere.jpg"
+    other = rows.assign(seed=2, percent_inside=rows["percent_inside"] + 100)
+    found = as_study(pd.concat([rows, other], ignore_index=True))
+    emdb = found[found["dataset"] == "EMDB"]
+    for seed, more in ((1, 0), (2, 100)):
+        part = emdb[emdb["seed"] == seed].set_index("photograph")["percent_inside"]
+        expected = (rows["percent_inside"].iloc[6:] + more).tolist()
+        assert part.reindex(["0.jpg", "1.jpg", "elsewhere.jpg"]).tolist() == expected
+        assert np.isnan(part["2.jpg"])
+    assert len(emdb) == 2 * 4
+    assert (found["percent_inside"].isna() == found["paper_percent_inside"].isna()).all()
+    alone = emdb[emdb["photograph"] == "elsewhere.jpg"]
+    assert alone["mpjpe_mode"].isna().all()
+    assert emdb[emdb["photograph"] != "elsewhere.jpg"]["mpjpe_mode"].notna().all()
+
+
+def test_two_people_in_one_photograph_are_not_mixed_up(rows):
+    rows["photograph"] = "the same.jpg"
+    found = as_study(rows)
+    assert len(found) == len(rows)
+    assert found["percent_inside"].tolist()[6:] == rows["percent_inside"].tolist()[6:]

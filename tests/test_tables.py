@@ -250,3 +250,9 @@ def test_each_test_set_has_columns_of_its_own(rows):
     assert heads == ["ours, 3DPW", "ours, EMDB", "paper, 3DPW"]
     numbers = [float(table.iloc[0, i].split(" ")[0]) for i in (0, 1)]
     assert numbers[1] - numbers[0] == pytest.approx(50, abs=0.11)
+    other = tables.side_by_side(ours, title="ours, by confidence")
+    assert list(other.columns.get_level_values(0)) == [
+        "ours, by confidence, 3DPW", "ours, by confidence, EMDB"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="is there twice"):
+        tables.side_by_side(ours.drop(columns="dataset"))

@@ -18,15 +18,15 @@ def run(tmp_path, monkeypatch):
 
 
 def test_the_first_images_come_with_their_numbers(run, generator):
-    found = tested.some(run, 3, generator=generator)
+    found = tested.some(run, 3, dataset="", generator=generator)
     records = world.load(run.world, "test")
     assert found.image == [0, 1, 2]
     assert torch.equal(found.batch.features, records[:3].features.float())
     assert found.batch.samples.shape[1] == 1
-    everybody = tested.some(run, 1000, generator=generator)
+    everybody = tested.some(run, 1000, dataset="", generator=generator)
     assert everybody.image == [0, 1, 2, 3]
 
 
 def test_networks_that_read_samples_get_them(run, generator):
     reads = changed(run, model={"embedding": True, "embedding_samples": 7})
-    assert tested.some(reads, 2, generator=generator).batch.samples.shape[1] == 7
+    assert tested.some(reads, 2, dataset="", generator=generator).batch.samples.shape[1] == 7
