@@ -72,7 +72,7 @@ def people(config: World, split: str) -> set[tuple[object, ...]]:
         shapes = lifting_world.scenery(config, split).setting.subjects
         assert shapes is not None
         return {tuple(shape) for shape in shapes.tolist()}
-    name = config.groups.get(split, config.label).partition(" ")[0]
+    name = "MPI-INF-3DHP" if split in GROUPS else config.label
     return {(name, number) for number in records(config, split).subject.tolist()}
 
 

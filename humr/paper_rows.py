@@ -54,7 +54,7 @@ def _merged(rows: pd.DataFrame) -> pd.DataFrame:
     occluded = rows["data_set"] == OCCLUDED
     whole = (rows["data_set"] == WHOLE) & ~rows.duplicated(["data_set", *keys], keep=False)
     theirs = rows.loc[occluded].drop_duplicates(keys).set_index(keys)[list(ON_MASK)]
-    places = pd.MultiIndex.from_frame(rows[keys])
+    places = pd.MultiIndex.from_arrays([rows[name] for name in keys], names=keys)
     known = whole & places.isin(theirs.index)
     merged = rows.copy()
     merged.loc[known, list(ON_MASK)] = theirs.reindex(places[known]).to_numpy()
