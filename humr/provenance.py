@@ -30,11 +30,18 @@ def device_name(device: torch.device) -> str:
 def git_hash() -> str:
     """Return the commit, with a plus sign if files differ from it; "unknown" outside git.
 
-    Asked once: what a process then writes changes files, but not the code that it runs.
+    Notebooks and figures do not count: they are what is being made, and records name a notebook's
+    code by its own hash. Asked once: what a process then writes is not the code that it runs.
     """
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    others = (".", ":(exclude)notebooks", ":(exclude)figures")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = _git("describe", "--always", "--abbrev=12")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return commit + "+" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
