@@ -37,7 +37,7 @@ def test_a_clean_commit_is_named(repository):
     assert provenance.provenance()["git"] == commit[:12]
 
 
-@pytest.mark.parametrize(("name", "mark"), zip(NAMES, ("+", "", "", "+"), strict=True))
+@pytest.mark.parametrize(("name", "mark"), list(zip(NAMES, ("+", "", "", "+"), strict=True)))
 def test_a_changed_file_is_marked_unless_it_is_what_notebooks_write(repository, name, mark):
     (repository / name).write_text("changed")
     assert provenance.git_hash() == git(repository, "rev-parse", "HEAD")[:12] + mark
