@@ -247,10 +247,12 @@ def same(old: Path, new: Path) -> bool:
 
 
 def same_origin(old: Path, new: Path) -> bool:
-    """Tell whether two figure records differ in commit and time only."""
+    """Tell whether two figure records differ in commit and time only, and no commit got clean."""
     if not old.exists():
         return False
     one, two = (json.loads(path.read_text()) for path in (old, new))
+    if one.get("git", "").endswith("+") and not two.get("git", "").endswith("+"):
+        return False
     return {**one, "git": "", "time": ""} == {**two, "git": "", "time": ""}
 
 

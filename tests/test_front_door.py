@@ -384,18 +384,24 @@ def test_figures_of_a_notebook_replace_its_older_ones(house):
     figures.mkdir()
     made.mkdir()
 
-    def put(folder, name, notebook, time):
+    def put(folder, name, notebook, time, git="a"):
         (folder / f"{name}.png").write_text("same")
-        (folder / f"{name}.json").write_text(json.dumps({"notebook": notebook, "time": time}))
+        record = {"notebook": notebook, "time": time, "git": git}
+        (folder / f"{name}.json").write_text(json.dumps(record))
 
     put(figures, "gone", "03_sums", 1)
     put(figures, "other", "04_else", 1)
     put(figures, "kept", "03_sums", 1)
-    put(made, "kept", "03_sums", 2)
+    put(figures, "cleaner", "03_sums", 1, git="a+")
+    put(made, "cleaner", "03_sums", 2, git="b")
+    put(made, "kept", "03_sums", 2, git="b")
     put(made, "new", "03_sums", 2)
     execution.replace_figures("03_sums", made)
-    assert sorted(path.stem for path in figures.glob("*.png")) == ["kept", "new", "other"]
-    assert json.loads((figures / "kept.json").read_text())["time"] == 1  # nothing but time changed
+    assert sorted(path.stem for path in figures.glob("*.png")) == [
+        "cleaner", "kept", "new", "other"
+    ]  # fmt: skip
+    assert json.loads((figures / "kept.json").read_text())["time"] == 1  # nothing else changed
+    assert json.loads((figures / "cleaner.json").read_text())["git"] == "b"
 
 
 # What the cells call
