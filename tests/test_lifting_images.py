@@ -88,7 +88,7 @@ def test_nobody_is_in_two_tested_splits(made, config):
 
 def test_people_have_the_name_of_their_data_set(made):
     assert lifting_images.people(WORLD, "test") == {("Human3.6M", 9), ("Human3.6M", 11)}
-    assert lifting_images.people(WORLD, "rooms") == {("3DHP", 3), ("3DHP", 4)}
+    assert lifting_images.people(WORLD, "rooms") == {("MPI-INF-3DHP", 3), ("MPI-INF-3DHP", 4)}
     assert len(lifting_images.people(OPEN, "test")) == OPEN.subjects
 
 
