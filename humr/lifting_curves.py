@@ -47,10 +47,7 @@ def rows(profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
     `pa_mpjpe_kmeans`, the best of n centres (elsewhere NaN).
     """
     items = [variant(STUDY, name, profile_name) for name in MODELS]
-    table, missing = studies.gather(PRODUCT, items, profile_name, measured, fresh=fresh)
-    if missing:
-        say(f"{PRODUCT}: {missing} runs are missing; to make them: python3 -m humr study {STUDY}")
-    return table
+    return studies.gather(PRODUCT, STUDY, items, profile_name, measured, fresh=fresh)
 
 
 def publish(profile_name: str) -> list[Path]:

@@ -48,12 +48,8 @@ CODE = ("propose", "propose_losses", "propose_latents", "flows", "lifting_data")
 
 def rows(profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
     """Return one row per variant with instance Gaussians, seed and test image."""
-    table, missing = studies.gather(
-        PRODUCT, _items(profile_name), profile_name, measured, fresh=fresh
-    )
-    if missing:
-        say(f"{PRODUCT}: {missing} runs are missing; to make them: python3 -m humr study {STUDY}")
-    return table
+    items = _items(profile_name)
+    return studies.gather(PRODUCT, STUDY, items, profile_name, measured, fresh=fresh)
 
 
 def publish(profile_name: str) -> list[Path]:
@@ -148,10 +144,7 @@ def searched(profile_name: str) -> pd.DataFrame:
     validation set, mm), and `best_step`, after which it was reached.
     """
     items = variants(SEARCH, profile_name)
-    table, missing = studies.gather(SCORES, items, profile_name, validated)
-    if missing:
-        say(f"{SEARCH}: {missing} runs are missing; to make them: python3 -m humr study {SEARCH}")
-    return table
+    return studies.gather(SCORES, SEARCH, items, profile_name, validated)
 
 
 def validated(job: Variant, profile_name: str) -> pd.DataFrame:

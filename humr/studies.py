@@ -44,26 +44,24 @@ def rows(study: str, profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
         profile_name: decides sizes and seeds.
         fresh: ignore the committed results and train whatever is missing.
     """
-    table, missing = gather(
-        study, variants(study, profile_name), profile_name, evaluated, fresh=fresh
-    )
-    if missing:
-        say(f"{study}: {missing} runs are missing; to make them: python3 -m humr study {study}")
-    return table
+    items = variants(study, profile_name)
+    return gather(study, study, items, profile_name, evaluated, fresh=fresh)
 
 
 def gather(
     product: str,
+    study: str,
     items: Sequence[Variant],
     profile_name: str,
     measured: Measured,
     *,
     fresh: bool = False,
-) -> tuple[pd.DataFrame, int]:
-    """Return what is measured of all variants and seeds, and how many runs are missing.
+) -> pd.DataFrame:
+    """Return what is measured of all variants and seeds; says how to make runs that are missing.
 
     Args:
         product: name of the committed results, e.g. that of a study.
+        study: that makes the runs.
         items: variants; each with all seeds of the profile.
         profile_name: decides sizes and seeds.
         measured: makes the rows of one finished run; `evaluated`, or another measurement.
@@ -83,7 +81,9 @@ def gather(
             found |= {job.key: measure(job, profile_name, measured) for job in absent}
         missing += len(jobs) - len(found)
         parts += [part.assign(variant=item.name) for part in found.values()]
-    return pd.concat(parts, ignore_index=True), missing
+    if missing:
+        say(f"{product}: {missing} runs are missing; to make them: python3 -m humr study {study}")
+    return pd.concat(parts, ignore_index=True)
 
 
 def _found(
