@@ -1,6 +1,7 @@
 """How much memory a piece of work needs at its peak."""
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,11 @@ def peak_memory(task: Callable[[], object], *, device: torch.device | str = "cpu
 
     On a CUDA device the tensors there are counted, on a CPU whatever the process holds, tensors
     and all else. Linux can forget an earlier peak; other systems only know the highest so far, so
-    that there the result is too small if more was held earlier.
+    that there the result is too small if more was held earlier. Objects that only wait for
+    Python's garbage collector are freed first: collected within the task, they would hide as
+    much of what the task takes.
     """
+    gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

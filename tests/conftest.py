@@ -20,7 +20,7 @@ def pytest_configure(config):
     mpl.use("agg")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device(request) -> torch.device:
     return torch.device(request.config.getoption("--device"))
 

@@ -159,18 +159,27 @@ def test_progress_is_shown_until_the_process_ends(tmp_path, monkeypatch, capsys)
     assert (cleared, end) == (" " * 78, "")
 
 
-def test_the_lock_makes_a_second_process_wait(tmp_path, capsys):
+def test_the_lock_makes_a_second_process_wait(tmp_path, monkeypatch):
     code = (
-        "import sys, time; from pathlib import Path; from humr import environment\n"
-        "with environment.locked(Path(sys.argv[1]), ''): print(flush=True); time.sleep(0.3)"
+        "import sys; from pathlib import Path; from humr import environment\n"
+        "with environment.locked(Path(sys.argv[1]), ''): print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as other:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT) as other:
+        assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()  # the other process has the lock
+        said: list[str] = []
+
+        def say(text):
+            said.append(text)
+            other.stdin.close()  # only now it ends and gives the lock back
+
+        monkeypatch.setattr(environment, "say", say)
         with environment.locked(tmp_path / "lock", "somebody is at it"):
-            assert "somebody is at it" in capsys.readouterr().out
-            assert other.wait(5) == 0
+            assert said == ["somebody is at it"]
+            assert other.wait(60) == 0
 
 
 @pytest.mark.parametrize(
