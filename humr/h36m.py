@@ -116,9 +116,14 @@ def seventeen(positions: Float[np.ndarray, "frames 96"]) -> Float[np.ndarray, "f
 # ------------------------------------------------------------------------ cdf
 
 
+def cdf_folder(subject: str, folder: Path = FOLDER) -> Path:
+    """Name the folder of a subject's .cdf files."""
+    return folder / subject / "MyPoseFeatures" / "D3_Positions_mono"
+
+
 def cdf_files(subject: str, folder: Path = FOLDER) -> dict[Video, Path]:
     """Find the files "Directions 1.54138969.cdf" of a subject, by sequence."""
-    inside = folder / subject / "MyPoseFeatures" / "D3_Positions_mono"
+    inside = cdf_folder(subject, folder)
     found = [(*split_name(path.stem.rpartition(".")[0]), path) for path in inside.glob("*.cdf")]
     found = [(action, number, path) for action, number, path in found if action in ACTIONS]
     if not found:

@@ -8,14 +8,14 @@ Images are read from these files; only what is fitted to heatmaps, which takes l
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from humr import h36m_lifting, inventory, mpi3dhp
+from humr import h36m, h36m_lifting, inventory, mpi3dhp
 from humr.config import config_hash
 from humr.files import digest
 from humr.licensed import LICENSED, find, shown
@@ -65,21 +65,27 @@ def _files(config: Human36m, split: str) -> set[str]:
 
 
 def digests(config: Human36m, splits: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files that splits are read from, of those that are there.
-
-    Without the .cdf files that some pickles need for their poses.
-    """
+    """SHA-256 of the files that splits are read from, of those that are there."""
     found = {}
     for entry in needed(config, splits):
-        for path in (ROOT / name for name in entry.paths):
-            if path.is_file():
-                about = path.stat()
-                found[shown(path)] = _digest(path, about.st_size, about.st_mtime_ns)
-                break
+        path = next((ROOT / name for name in entry.paths if (ROOT / name).is_file()), None)
+        if path is not None:
+            for each in [path, *_beside(path)]:
+                about = each.stat()
+                found[shown(each)] = _digest(each, about.st_size, about.st_mtime_ns)
     return found
 
 
-@lru_cache(maxsize=64)
+def _beside(path: Path) -> list[Path]:
+    """The .cdf files that hold the 3D poses of a pickle without any."""
+    split = path.name.partition("set_h36m_without_3d")[0]
+    subjects = h36m.SUBJECTS.get(split, {})
+    return sorted(
+        file for name in subjects for file in h36m.cdf_folder(name, path.parent).glob("*.cdf")
+    )
+
+
+@cache
 def _digest(path: Path, size: int, changed: int) -> str:
     """Hash a file once, as long as it does not change."""
     del size, changed

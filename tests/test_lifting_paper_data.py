@@ -8,7 +8,7 @@ import pytest
 import torch
 from lifting_formats import WORLD
 
-from humr import experiments, h36m_lifting, inventory, shards
+from humr import experiments, h36m, h36m_lifting, inventory, shards
 from humr import lifting_paper_data as data
 from humr.lifting_data import normalised
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
@@ -204,6 +204,17 @@ def test_a_pickle_without_poses_is_hashed_as_well(tmp_path, monkeypatch):
     formats.write_pickle(tmp_path / "h36m", "test", formats.people(8), with_3d=False)
     (name,) = data.digests(WORLD, ["test"])
     assert name.endswith("testset_h36m_without_3d.pickle")
+    for subject in ("S9", "S1"):  # the poses lie beside it; S1 is of the other split
+        folder = h36m.cdf_folder(subject, tmp_path / "h36m")
+        folder.mkdir(parents=True)
+        (folder / "Walking.54138969.cdf").write_text("poses")
+    assert [name.rpartition("h36m/")[2] for name in data.digests(WORLD, ["test"])] == [
+        "testset_h36m_without_3d.pickle",
+        "S9/MyPoseFeatures/D3_Positions_mono/Walking.54138969.cdf",
+    ]
+    before = data.evaluated_on(WORLD)
+    (h36m.cdf_folder("S9", tmp_path / "h36m") / "Walking.54138969.cdf").write_text("others")
+    assert data.evaluated_on(WORLD) != before
 
 
 def test_the_store_makes_nothing(root, tmp_path):
