@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-FOLLOW = ("heatmaps", "certain", "articulated", "all", "keypoints")
+FOLLOW = ("heatmaps", "certain", "articulated", "all", "keypoints", "sure")
 
 
 def later(default: T) -> T:
@@ -126,7 +126,8 @@ class Supervision:
     `follow` says what the 2D projections of random hypotheses are compared with: "heatmaps" (the
     paper: heatmap where uncertain, label where certain), "certain" (labels of certain joints),
     "articulated" (labels wherever the paper compares at all), "all" (labels of all joints in the
-    crop), "keypoints" (the detector's best guess of all joints; needs no label).
+    crop), "keypoints" (the detector's best guess of all joints; needs no label), "sure" (the paper
+    on labelled images; on the others certain joints only, as the detector sees them).
     """
 
     uncertain_below: float = 0.7
@@ -147,6 +148,8 @@ class Supervision:
     points: int | None = None  # the same for 2D labels
     # heatmaps only of joints in the window that the detector saw (official code, licensed data)
     window: bool = later(False)  # noqa: FBT003
+    # pixels of the mask lie at whole numbers, half a pixel before their centres (official code)
+    mask_whole: bool = later(False)  # noqa: FBT003
 
     def __post_init__(self) -> None:
         low, high = self.invisible_below, self.uncertain_below

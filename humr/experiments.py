@@ -263,13 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--devices", type=int, default=1, help="of this machine, to train on")
     parser.add_argument("--nodes", type=int, default=1, help="machines to train on")
-    parser.add_argument("--variants", type=int, help="paper: crops per person that are kept")
     parser.add_argument("--fast", nargs="+", default=[], choices=SWITCHES, help="see acceleration")
     options = parser.parse_args(arguments)
     chosen = profile(options.profile)
     run = getattr(chosen, _PARTS[options.system])
-    if options.variants is not None:
-        run = _with_variants(run, options.variants)
     run = replace(run, training=replace(run.training, fast=tuple(options.fast)))
     try:
         SYSTEMS[type(run)].check(run)
@@ -284,13 +281,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         ship(run, chosen)
     return 0
-
-
-def _with_variants(run: AnyRun, variants: int) -> AnyRun:
-    """Return a run on licensed data that keeps so many crops of every person."""
-    if not isinstance(run, PaperRun):
-        raise SystemExit("humr: --variants belongs to the profile paper")
-    return replace(run, world=replace(run.world, variants=variants))
 
 
 if __name__ == "__main__":

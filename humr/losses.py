@@ -222,16 +222,21 @@ def heatmap_mmd_biased(
 
 
 def inside_mask(
-    points: Float[Tensor, "batch *points 2"], mask: Bool[Tensor, "batch rows rows"]
+    points: Float[Tensor, "batch *points 2"],
+    mask: Bool[Tensor, "batch rows rows"],
+    *,
+    whole: bool = False,
 ) -> Bool[Tensor, " batch *points"]:
     """Tell whether the centre of some mask pixel lies within 0.71 pixels of each point.
 
     Such a pixel can only be one of the four around the point, so four look-ups decide exactly
-    what a distance to every mask pixel would. Points are in crop units, x before y.
+    what a distance to every mask pixel would. Points are in crop units, x before y. With `whole`
+    pixels lie at whole numbers, half a pixel before their centres (official code).
     """
     size = mask.shape[-1]
     # in units of mask pixels, with pixel centres at integers; far and undefined points just miss
-    position = ((points.detach() + 1) * (size / 2) - 0.5).nan_to_num(-2.0).clamp(-2, size + 1)
+    first = 0.0 if whole else 0.5  # of the pixels
+    position = ((points.detach() + 1) * (size / 2) - first).nan_to_num(-2.0).clamp(-2, size + 1)
     corner = position.floor()
     index = torch.arange(len(mask), device=mask.device).view(-1, *[1] * (points.ndim - 2))
     found = torch.zeros(points.shape[:-1], dtype=torch.bool, device=mask.device)
@@ -250,14 +255,16 @@ def mask_penalised(
     invisible: Bool[Tensor, "batch joints"],
     *,
     beyond: bool = False,
+    whole: bool = False,
 ) -> Bool[Tensor, "batch hypotheses joints"]:
     """Gate of the mask loss: invisible joints inside the crop but outside the mask.
 
     Joints that project outside the crop are let go (official code), since nothing is known there;
-    `beyond` punishes them too.
+    `beyond` punishes them too. With `whole` the crop ends at its last pixel (`inside_mask`).
     """
-    off = invisible[:, None] & ~inside_mask(projected, mask)
-    return off if beyond else off & (projected.detach().abs() <= 1).all(-1)
+    off = invisible[:, None] & ~inside_mask(projected, mask, whole=whole)
+    place, last = projected.detach(), 1 - 2 / mask.shape[-1] if whole else 1.0
+    return off if beyond else off & ((place >= -1) & (place <= last)).all(-1)
 
 
 def mask_loss(
@@ -268,6 +275,7 @@ def mask_loss(
     invisible: Bool[Tensor, "batch joints"],
     *,
     beyond: bool = False,
+    whole: bool = False,
 ) -> Float[Tensor, " batch"]:
     r"""Pull invisible joints that project off the person to their closest target (HuMR eq. 5).
 
@@ -276,9 +284,9 @@ def mask_loss(
     The minimum is over the *corresponding* joint's targets (the paper's words): its heatmap
     samples with `target_valid = inside_mask(samples, mask)`, plus the ground truth if the caller
     appends it. A joint without a valid target contributes 0. Images without a mask: pass one that
-    is True everywhere.
+    is True everywhere. `beyond`, `whole`: see `mask_penalised`.
     """
-    penalised = mask_penalised(projected, mask, invisible, beyond=beyond)
+    penalised = mask_penalised(projected, mask, invisible, beyond=beyond, whole=whole)
     image, hypothesis, joint = penalised.nonzero(as_tuple=True)
     own = targets.transpose(1, 2)[image, joint]
     valid = target_valid.transpose(1, 2)[image, joint]
@@ -293,12 +301,13 @@ def mask_loss_any_joint(
     invisible: Bool[Tensor, "batch joints"],
     *,
     beyond: bool = False,
+    whole: bool = False,
 ) -> Float[Tensor, " batch"]:
     """`mask_loss` with the closest target of *any* joint, as the official code runs it.
 
     An elbow may then settle on a sample of the hip: the loss asks for the silhouette only.
     """
-    penalised = mask_penalised(projected, mask, invisible, beyond=beyond)
+    penalised = mask_penalised(projected, mask, invisible, beyond=beyond, whole=whole)
     image, hypothesis, joint = penalised.nonzero(as_tuple=True)
     every, valid = targets.flatten(1, 2)[image], target_valid.flatten(1, 2)[image]
     return _nearest_l1(projected, (image, hypothesis, joint), every, valid)

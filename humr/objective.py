@@ -155,17 +155,16 @@ class HumrObjective(nn.Module):
     def _mask(self, drawn: Drawn) -> Tensor:
         """Mask loss: to samples of the joint itself, or (official) to any sample or label."""
         batch, invisible = drawn.batch, drawn.targets.invisible
-        samples, beyond = drawn.targets.samples, self.supervision.mask_beyond
+        samples, rule = drawn.targets.samples, self.supervision
+        gate = {"beyond": rule.mask_beyond, "whole": rule.mask_whole}
         valid = self._on_mask(samples, batch)
-        if self.supervision.mask_target == "own":
-            return losses.mask_loss(
-                drawn.projected, batch.mask, samples, valid, invisible, beyond=beyond
-            )
+        if rule.mask_target == "own":
+            return losses.mask_loss(drawn.projected, batch.mask, samples, valid, invisible, **gate)
         samples = torch.cat([samples, drawn.truth[:, None]], 1)
         labelled = batch.has_points[:, None, None].expand_as(valid[:, :1])
         valid = torch.cat([valid, labelled], 1)
         return losses.mask_loss_any_joint(
-            drawn.projected, batch.mask, samples, valid, invisible, beyond=beyond
+            drawn.projected, batch.mask, samples, valid, invisible, **gate
         )
 
     def _on_mask(self, samples: Tensor, batch: Batch) -> Tensor:
@@ -230,6 +229,9 @@ def followed(
     uncertain, valid = targets.uncertain, targets.valid
     inside = (targets.points.abs() <= 1).all(-1)
     labelled = has_points[:, None]
+    if follow == "sure":
+        known = valid & (labelled | ~uncertain)
+        return replace(targets, uncertain=uncertain & labelled, valid=known)
     valid = {
         "certain": valid & ~uncertain & labelled,
         "articulated": valid & labelled,

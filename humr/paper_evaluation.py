@@ -9,7 +9,6 @@ evaluated again. Tables are printed and written to ``runs/paper/tables``.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -31,12 +30,17 @@ ABLATIONS = ("components", "supervision")
 PROFILE = "paper"
 
 
-def rows_of_runs(*, focal: str = "diagonal") -> list[pd.DataFrame]:
-    """Rows of every finished run, one table each."""
+def rows_of_runs(
+    *, test: Sequence[str] = TEST, focal: str = "diagonal", hypotheses: int | None = None
+) -> list[pd.DataFrame]:
+    """Rows of every finished run, one table each; arguments as of `rows_of`."""
     items = [item for study in ABLATIONS for item in variants(study, PROFILE)]
     jobs = {job.key: job for job in studies.seeded(items, PROFILE)}
-    jobs = [replace(job, default_focal=focal == "diagonal") for job in jobs.values()]
-    return [studies.measured_as_is(job, PROFILE) for job in jobs if studies.is_done(job)]
+    return [
+        studies.described(job, _rows(studies.checkpoint(job), test, focal, hypotheses))
+        for job in jobs.values()
+        if studies.is_done(job)
+    ]
 
 
 def rows_of(
@@ -54,15 +58,32 @@ def rows_of(
         focal: "diagonal", as in the official code, or "given".
         hypotheses: per person; default: the profile's.
     """
-    sets = Licensed(test=tuple(test))
-    count = hypotheses or profile(PROFILE).hypotheses
-    found = []
-    for name, stem in checkpoints.items():
-        measured = experiments.evaluated(
-            stem, sets, "test", hypotheses=count, default_focal=focal == "diagonal"
+    return [
+        _rows(stem, test, focal, hypotheses).assign(variant=name, seed=0)
+        for name, stem in checkpoints.items()
+    ]
+
+
+def _rows(stem: Path, test: Sequence[str], focal: str, hypotheses: int | None) -> pd.DataFrame:
+    return experiments.evaluated(
+        stem,
+        Licensed(test=tuple(test)),
+        "test",
+        hypotheses=hypotheses or profile(PROFILE).hypotheses,
+        default_focal=focal == "diagonal",
+    )
+
+
+def joined(named: Sequence[pd.DataFrame], runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of named checkpoints and of finished runs in one table, if no name is of both."""
+    parts = [*named, *runs]
+    names = [{str(name) for part in each for name in part["variant"]} for each in (named, runs)]
+    if both := sorted(names[0] & names[1]):
+        raise ValueError(
+            f"--checkpoint {both[0]}=...: finished runs have that name as well, and two models "
+            "must not share a row. Give the checkpoint another one, as in official=..."
         )
-        found.append(measured.assign(variant=name, seed=0))
-    return found
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def write(rows: pd.DataFrame, folder: Path, *, hypotheses: int) -> dict[str, pd.DataFrame]:
@@ -95,25 +116,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--focal", choices=FOCAL, default="diagonal", help="focal lengths")
     parser.add_argument("--hypotheses", type=int, default=profile(PROFILE).hypotheses)
     options = parser.parse_args(arguments)
+    chosen = {"test": options.test, "focal": options.focal, "hypotheses": options.hypotheses}
     try:
-        parts = rows_of(
-            dict(options.checkpoint),
-            test=options.test,
-            focal=options.focal,
-            hypotheses=options.hypotheses,
-        )
-        parts += rows_of_runs(focal=options.focal)
+        rows = joined(rows_of(dict(options.checkpoint), **chosen), rows_of_runs(**chosen))
     except (FileNotFoundError, ValueError) as error:
         say(f"humr: {error}")
         return 1
-    if not parts:
+    if rows.empty:
         say(
             "humr: there is nothing to evaluate: no run of the profile paper is finished "
             "(python3 -m humr train paper), and no --checkpoint was given"
         )
         return 1
     folder = RUNS / PROFILE / "tables"
-    for name, shown in write(pd.concat(parts), folder, hypotheses=options.hypotheses).items():
+    for name, shown in write(rows, folder, hypotheses=options.hypotheses).items():
         say(f"\nTable {name} (mm, pixels, %)\n{shown.to_string()}")
     say(f"\nwritten to {folder.relative_to(RUNS.parent)}")
     return 0

@@ -3,6 +3,7 @@
 Two profiles are of licensed data: "paper", and "paper-smoke", which tests the plumbing of that.
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -252,7 +253,21 @@ PROFILES: dict[str, Profile] = {
 
 
 def profile(name: str) -> Profile:
-    """Return a profile by name."""
+    """Return a profile by name.
+
+    Of licensed people the variable `HUMR_VARIANTS` says how many crops per person are kept
+    (`Licensed.variants`), for all runs: so every command and notebook means the same ones.
+    """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; expected one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    found, text = PROFILES[name], os.environ.get("HUMR_VARIANTS", "")
+    if not (text and isinstance(found.run, PaperRun)):
+        return found
+    if not text.isdecimal():
+        raise ValueError(f"HUMR_VARIANTS must be a number of crops per person; got {text!r}")
+    kept = replace(found.run.world, variants=int(text))
+    return replace(found, run=_with(found.run, kept), study=_with(found.study, kept))
+
+
+def _with(run: Run, world: Any) -> Run:  # noqa: ANN401
+    return replace(run, world=world)

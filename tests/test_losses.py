@@ -245,6 +245,8 @@ def test_look_up_equals_the_full_distance(size, generator):
     expected = distance <= losses.MASK_TOLERANCE
     assert 0.1 < expected.double().mean() < 0.7
     assert torch.equal(losses.inside_mask(points, mask), expected)
+    half = distance_to_mask(points + 1 / size, mask)  # as if every pixel began at its middle
+    assert torch.equal(losses.inside_mask(points, mask, whole=True), half <= losses.MASK_TOLERANCE)
 
 
 def test_look_up_uses_x_before_y_and_pixel_centres():
@@ -358,3 +360,18 @@ def test_joints_outside_the_crop_are_punished_only_if_asked():
     for loss in (losses.mask_loss, losses.mask_loss_any_joint):
         assert loss(*args).item() == pytest.approx(1.5)
         assert loss(*args, beyond=True).item() == pytest.approx(1.5 + 2.0)
+
+
+def test_with_whole_pixels_the_crop_ends_at_the_last_one():
+    mask = torch.zeros(1, 224, 224, dtype=torch.bool)
+    mask[0, 100, 100] = True
+    pixels = torch.tensor(
+        [[0.0, 0], [223, 223], [223.4, 5], [-0.1, 5], [100, 100.7], [100, 100.8]]
+    )
+    projected = (pixels / 112 - 1)[None, None]
+    invisible = torch.ones(1, len(pixels), dtype=torch.bool)
+    pays = losses.mask_penalised(projected, mask, invisible, whole=True)[0, 0].tolist()
+    assert pays == [True, True, False, False, False, True]
+    assert losses.mask_penalised(projected, mask, invisible)[0, 0].tolist()[
+        2
+    ]  # 0.6 px from the end

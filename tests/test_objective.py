@@ -113,6 +113,7 @@ CHANGES = {
     "keypoints": ({"follow": "keypoints"}, "heatmap"),
     "visible": ({"random_visible": True}, "random_keypoints"),
     "any": ({"mask_target": "any"}, "mask"),
+    "whole": ({"mask_whole": True}, "mask"),
     "noise": ({"target_noise": 0.0}, "nll"),
 }
 
@@ -164,6 +165,17 @@ def test_controls_follow_what_they_say(follow, labelled, unlabelled):
         assert result.valid[0].tolist() == expected
         assert not result.uncertain.any()
     assert followed(given, "heatmaps", torch.tensor([True])) is given
+
+
+def test_sure_is_the_paper_with_labels_and_certain_joints_without():
+    given = targets([False, True, False, False], [True, True, False, False])
+    for has_points, uncertain, valid in (
+        (True, [False, True, False, False], [True, True, False, False]),
+        (False, [False] * 4, [True, False, False, False]),
+    ):
+        result = followed(given, "sure", torch.tensor([has_points]))
+        assert result.uncertain[0].tolist() == uncertain
+        assert result.valid[0].tolist() == valid
 
 
 def test_any_joint_targets_hold_the_labels_of_labelled_images_only(objective, doubtful):

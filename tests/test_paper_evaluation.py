@@ -194,7 +194,7 @@ def test_nothing_is_evaluated_twice_and_the_focal_length_matters(apart, checkpoi
     pd.testing.assert_frame_equal(again.drop(columns="variant"), usual.drop(columns="variant"))
 
 
-def test_finished_runs_are_found(apart, checkpoint, monkeypatch):
+def test_finished_runs_are_found(apart, checkpoint, monkeypatch, capsys):
     sizes = paper_evaluation.profile("paper")
     small = replace(
         sizes, study=replace(sizes.study, model=MODEL, training=Training(steps=1)), hypotheses=2,
@@ -215,6 +215,19 @@ def test_finished_runs_are_found(apart, checkpoint, monkeypatch):
     assert set(rows["variant"]) == {chosen[0].name}
     assert set(rows["seed"]) == {1}
     assert len(rows) == len(TEST) * PEOPLE
+    (few,) = paper_evaluation.rows_of_runs(test=["3dpw-test-cam"], hypotheses=3)
+    assert set(few["data_set"]) == {"3dpw-test-cam"}
+    assert set(few["hypotheses"]) == {3}
+    name = chosen[0].name
+    capsys.readouterr()
+    command = ["--test", "3dpw-test-cam", "--hypotheses", "3", "--checkpoint"]
+    assert paper_evaluation.main([*command, f"{name}={checkpoint}"]) == 1
+    assert f"--checkpoint {name}=...: finished runs have that name" in capsys.readouterr().out
+    assert paper_evaluation.main([*command, f"official={checkpoint}"]) == 0
+    rows = pd.read_parquet(apart / "runs/paper/tables/rows.parquet")
+    assert rows.groupby(["variant", "seed"]).size().to_dict() == {
+        (name, 1): PEOPLE, ("official", 0): PEOPLE
+    }  # fmt: skip
 
 
 def test_missing_files_and_nothing_to_do_are_said(apart, checkpoint, root, capsys):

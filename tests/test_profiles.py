@@ -3,6 +3,7 @@ import pytest
 from humr.config import World
 from humr.lifting_config import LiftingWorld
 from humr.profiles import PROFILES, profile
+from humr.variants import variants
 
 
 def test_paper_profile_has_the_sizes_of_the_paper():
@@ -44,3 +45,16 @@ def test_the_licensed_test_of_the_plumbing_reads_what_the_paper_reads():
     assert small.propose.world.poses == whole.propose.world.poses
     assert small.run.model.features == whole.run.model.features
     assert small.run.training.steps < 10
+
+
+def test_how_many_crops_are_kept_is_said_once_for_all_runs(monkeypatch):
+    monkeypatch.setenv("HUMR_VARIANTS", "3")
+    chosen = profile("paper")
+    assert chosen.run.world.variants == chosen.study.world.variants == 3
+    assert {item.run.world.variants for item in variants("components", "paper")} == {3}
+    assert profile("laptop") is PROFILES["laptop"]
+    monkeypatch.setenv("HUMR_VARIANTS", "many")
+    with pytest.raises(ValueError, match=r"HUMR_VARIANTS must be a number .* got 'many'"):
+        profile("paper")
+    monkeypatch.setenv("HUMR_VARIANTS", "")
+    assert profile("paper") is PROFILES["paper"]
