@@ -366,7 +366,7 @@ def test_with_whole_pixels_the_crop_ends_at_the_last_one():
     mask = torch.zeros(1, 224, 224, dtype=torch.bool)
     mask[0, 100, 100] = True
     pixels = torch.tensor(
-        [[0.0, 0], [223, 223], [223.4, 5], [-0.1, 5], [100, 100.7], [100, 100.8]]
+        [[0.0, 0], [222.9, 222.9], [223.4, 5], [-0.1, 5], [100, 100.7], [100, 100.8]]
     )
     projected = (pixels / 112 - 1)[None, None]
     invisible = torch.ones(1, len(pixels), dtype=torch.bool)
