@@ -121,7 +121,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Supervision:
-    """What teaches the hypotheses (HuMR, section 3.3). Defaults follow the paper.
+    """What teaches the hypotheses (HuMR, section 4.2). Defaults follow the paper.
 
     `follow` says what the 2D projections of random hypotheses are compared with: "heatmaps" (the
     paper: heatmap where uncertain, label where certain), "certain" (labels of certain joints),

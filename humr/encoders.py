@@ -16,7 +16,7 @@ SMALLEST_STD = 0.02
 
 
 class ContextEncoder(nn.Module):
-    r"""Join image feature, 2D pose and box: $c = [c_I, c_P, c_B]$ (HuMR, section 3.1).
+    r"""Join image feature, 2D pose and box: $c = [c_I, c_P, c_B]$ (HuMR, section 4.1).
 
     $c_P$ is the 17 x (x, y, confidence) of the 2D pose through Linear, ReLU, Linear; $c_B$ is
     `cameras.box_info`. A detector that was not made for this task has a longer and raw feature

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-BANDWIDTHS = (0.05, 0.2, 0.9)  # HuMR section 3.3; in crop units
+BANDWIDTHS = (0.05, 0.2, 0.9)  # HuMR section 4.5; in crop units
 MASK_TOLERANCE = 0.71  # mask pixels; about half the diagonal of a pixel, sqrt(1/2)
 
 
@@ -155,7 +155,7 @@ def supervision_targets(
     visible_from: float = 0.5,
     floor: float = 0.0,
 ) -> Targets:
-    """Decide which joints follow the heatmap, which a point, and which nothing (HuMR 3.3, 4.1).
+    """Decide which joints follow the heatmap, which a point, and which nothing (HuMR 4.2, 4.5).
 
     * uncertain: articulated (elbows, wrists, knees, ankles), `floor <= confidence < certain_from`
     * certain: the others, compared with the point
@@ -277,7 +277,7 @@ def mask_loss(
     beyond: bool = False,
     whole: bool = False,
 ) -> Float[Tensor, " batch"]:
-    r"""Pull invisible joints that project off the person to their closest target (HuMR eq. 5).
+    r"""Pull invisible joints that project off the person to their closest target (HuMR 4.3).
 
     $$\frac1S \sum_{s,j} [\text{penalised}_{sj}] \min_i \|p_{sj} - t_{ij}\|_1$$
 

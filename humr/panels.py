@@ -41,7 +41,7 @@ def grid(rows: int, columns: int, *, height: float = 1.12) -> tuple[Figure, np.n
     fig, axes = plt.subplots(
         rows, columns, figsize=(WIDTH, WIDTH / columns * rows * height), squeeze=False
     )  # fmt: skip
-    fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.05, wspace=0.01, hspace=0.01)
     return fig, axes
 
 
@@ -120,7 +120,7 @@ def one_joint(
     dots(ax, window, points_image, possible)
     star(ax, window, case.truth[case.joint])
     share = 1.0 if possible is None else float(possible.float().mean())
-    ax.set_title(title if possible is None else f"{title}: {share:.0%} possible")
+    ax.set_title(title if possible is None else f"{title}\n{share:.0%} possible")
     return share
 
 

@@ -215,7 +215,7 @@ COCO17_FROM_BLAZEPOSE = index_map(BLAZEPOSE33, COCO17)
 _ALL = (BODY22, SMPLX55, COCO17, H36M17, MPII16, COMMON14, BLAZEPOSE33)
 SKELETONS = {s.name: s for s in _ALL}
 
-# Joints whose heatmaps supervise the hypotheses when the detector is unsure (HuMR, section 3.3).
+# Joints whose heatmaps supervise the hypotheses when the detector is unsure (HuMR, section 4.5).
 ARTICULATED = COCO17.indices(
     [
         f"{side}_{part}"
