@@ -12,7 +12,7 @@ Mask = np.ndarray  # (height, width) bool
 
 _SHIRT = ("spine1", "spine2", "spine3", "left_collar", "right_collar", "left_shoulder",
           "right_shoulder")  # fmt: skip
-_FOREARM, _HAND = ("left_elbow", "right_elbow"), ("left_wrist", "right_wrist")
+_FOREARM = ("left_elbow", "right_elbow")
 _TROUSERS = ("pelvis", "left_hip", "right_hip")
 _SHIN, _SHOE = (
     ("left_knee", "right_knee"),

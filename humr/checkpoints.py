@@ -9,16 +9,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from humr.files import write_text
+from humr.files import in_place_of, write_text
 from humr.provenance import provenance
 
 
 def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
     """Write `stem.safetensors` and, last, `stem.json`: weights, and what they are."""
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
-    part = stem.with_suffix(".safetensors.part")
-    save_file(tensors, part)
-    part.replace(stem.with_suffix(".safetensors"))
+    with in_place_of(stem.with_suffix(".safetensors")) as part:
+        save_file(tensors, part)
     write_text(stem.with_suffix(".json"), json.dumps({**provenance(), **about}, indent=1) + "\n")
 
 

@@ -6,7 +6,7 @@ Two networks of BlazePose (Bazarevsky et al. 2020, Apache-2.0; see `humr.assets`
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,11 +138,12 @@ class Detector:
     def find_people(self, image: np.ndarray, *, window: Crop | None = None) -> list[Person]:
         """Find everybody in the image or in an upright window of it, largest first."""
         check_image(image)
-        found = [self._people_in(image, w) for w in ([window] if window else whole(image))]
-        people = suppress_doubles([person for some in found for person in some])
-        return sorted(people, key=lambda p: -float(p.window.side))
+        return _distinct(self._people_in(image, [window] if window else whole(image)))
 
-    def _people_in(self, image: RgbImage, window: Crop) -> list[Person]:
+    def _people_in(self, image: RgbImage, windows: Sequence[Crop]) -> list[Person]:
+        return [person for window in windows for person in self._people_of(image, window)]
+
+    def _people_of(self, image: RgbImage, window: Crop) -> list[Person]:
         outputs = self.person_network(cut(image, window, INPUT_PERSON) / np.float32(127.5) - 1)
         return decode_people(outputs[(2254, 12)], outputs[(2254, 1)][:, 0], window)
 
@@ -167,13 +168,13 @@ class Detector:
         return replace(best, box=torch.tensor(box), people=tuple(people))
 
     def _detect_largest(self, image: RgbImage) -> Detection:
-        people = self.find_people(image)
+        found = self._people_in(image, whole(image))
+        people = _distinct(found)
         if not people:
             raise PersonNotFoundError(
                 "found no person in the image; people who are small or far from upright are "
                 "missed: give box=(x0, y0, x1, y1) in pixels"
             )
-        found = [person for window in whole(image) for person in self._people_in(image, window)]
         firsts = [self._first_look(image, person, found) for person in people[:MOST_PEOPLE]]
         largest = max(firsts, key=lambda d: _area(d.box))
         box = tuple(largest.box.tolist())
@@ -225,6 +226,11 @@ def _area(box: Float[Tensor, "4"]) -> float:
 def _size(person: Person) -> float:
     """Sort key: the largest box first."""
     return -_area(torch.tensor(person.box))
+
+
+def _distinct(found: list[Person]) -> list[Person]:
+    """Everybody once, largest first."""
+    return sorted(suppress_doubles(found), key=lambda p: -float(p.window.side))
 
 
 def _inside(point: Float[Tensor, "2"], box: Box) -> bool:

@@ -8,7 +8,6 @@ too, which makes the shipped checkpoint of a finished run. ``train`` takes ``--d
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -33,7 +32,7 @@ from humr.checkpoints import load_model, save_model
 from humr.config import Run, World, config_hash, from_dict
 from humr.environment import say
 from humr.evaluation import summary
-from humr.files import digest, write_text
+from humr.files import digest, in_place_of, write_text
 from humr.lifting_config import LiftingRun, LiftingWorld, ProposeRun
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
 from humr.paper_config import Licensed, PaperRun
@@ -224,10 +223,8 @@ def _data_name(system: System, config: Any) -> str:  # noqa: ANN401
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a table so that it is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    rows.to_parquet(part)
-    part.replace(path)
+    with in_place_of(path) as part:
+        rows.to_parquet(part)
 
 
 def ship(run: AnyRun, chosen: Profile) -> dict[str, float]:

@@ -2,7 +2,24 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """Name a file to write in place of `path`; it takes that place if all goes well.
+
+    Processes that write the same file do not meet, and of a failure nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -12,12 +29,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and move it into its place."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with in_place_of(path) as part:
         part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:

@@ -25,7 +25,7 @@ from humr.bodies import Body, load_body
 from humr.cases import Case, look
 from humr.config import World, from_dict, to_dict
 from humr.datasets import Records, unpack_mask
-from humr.files import digest
+from humr.files import digest, in_place_of
 from humr.losses import inside_mask
 from humr.mesh import Humr, to_crop
 from humr.paths import DATA
@@ -205,9 +205,9 @@ class Gallery:
         about = {"world": to_dict(self.world), "recipe": world.RECIPE, "shipped": self.shipped,
                  "models": list(self.projections),
                  "cases": self.cases.to_dict("records")}  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: points.half().contiguous() for name, points in self.projections.items()}
-        save_file(tensors, path, {"about": json.dumps(about)})
+        with in_place_of(path) as part:
+            save_file(tensors, part, {"about": json.dumps(about)})
 
     @classmethod
     def read(cls, path: Path) -> "Gallery":

@@ -95,7 +95,8 @@ def write(rows: pd.DataFrame, folder: Path, *, hypotheses: int) -> dict[str, pd.
     write_text(folder / "averages.csv", averages(rows).to_csv(index=False))
     for name, shown in known.items():
         write_text(folder / f"table_{name}.csv", shown.to_csv())
-    about = {**provenance(), "variants": sorted(names), "people": int(rows["image"].size)}
+    people = rows[["data_set", "image"]].drop_duplicates()
+    about = {**provenance(), "variants": sorted(names), "people": len(people)}
     write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
     return known
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from humr.files import write_text
+from humr.files import in_place_of, write_text
 from humr.paths import DATA
 
 RESULTS = DATA / "results"
@@ -64,12 +64,11 @@ def _shortened(values: np.ndarray) -> np.ndarray:
 
 def _write(rows: pd.DataFrame, path: Path, short: list[str]) -> None:
     """Write one file; a column's high and low bytes apart, which compress better so."""
-    part = path.with_suffix(".part")
     packing: dict[str, Any] = {
         "compression": "zstd",
         "compression_level": 19,
         "use_dictionary": [name for name in rows if name not in short],
         "column_encoding": dict.fromkeys(short, "BYTE_STREAM_SPLIT"),
     }
-    parquet.write_table(pa.Table.from_pandas(rows, preserve_index=False), part, **packing)
-    part.replace(path)
+    with in_place_of(path) as part:
+        parquet.write_table(pa.Table.from_pandas(rows, preserve_index=False), part, **packing)

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from humr.config import config_hash, to_dict
-from humr.files import digest, write_text
+from humr.files import digest, in_place_of, write_text
 from humr.paths import DATA
 
 WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
@@ -47,14 +47,9 @@ def read_tensors(path: Path, expected: set[str]) -> dict[str, Tensor]:
 
 def write(path: Path, records: Any) -> None:  # noqa: ANN401
     """Write the tensors of a dataclass so that the file is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with in_place_of(path) as part:
         save_file(tensors, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

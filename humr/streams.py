@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from humr.bodies import Body
 from humr.datasets import Batch
+from humr.files import in_place_of
 from humr.mesh import Humr
 
 PIECE = 512  # hypotheses at a time
@@ -92,12 +93,12 @@ def to_disk(
     """
     if path.suffix != ".npy":
         raise ValueError(f"expected a path that ends in .npy; got {path.name}")
-    part, start = path.with_suffix(".part"), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(count, 55, 3))
-    for piece in joints(model, body, batch, count, generator=generator):
-        array[start : start + len(piece)] = piece.float().cpu().numpy()
-        start += len(piece)
-    array.flush()
-    del array
-    return part.replace(path)
+    start, shape = 0, (count, 55, 3)
+    with in_place_of(path) as part:
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        for piece in joints(model, body, batch, count, generator=generator):
+            array[start : start + len(piece)] = piece.float().cpu().numpy()
+            start += len(piece)
+        array.flush()
+        del array
+    return path

@@ -182,7 +182,7 @@ def test_a_checkpoint_becomes_the_papers_tables(apart, checkpoint, capsys):
         assert (folder / f"table_{name}.csv").exists()
     about = json.loads((folder / "about.json").read_text())
     assert about["variants"] == ["mask", "mine"]
-    assert about["people"] == 6 * PEOPLE
+    assert about["people"] == 3 * PEOPLE
 
 
 def test_nothing_is_evaluated_twice_and_the_focal_length_matters(apart, checkpoint, monkeypatch):
