@@ -159,7 +159,7 @@ def window_of_joint(posterior: Posterior, body: Body, joint: int) -> Window:
     """Return a window that holds the box and nearly all projections of one joint."""
     projected = posterior.pixels(posterior.keypoints(body))[:, joint]
     reach = posterior.batch.crop.to_crop(projected[None]).abs().amax(-1)
-    return Window.around(posterior, margin=float(torch.quantile(reach, 0.95).clamp(1.15, 2.6)))
+    return Window.around(posterior, margin=float(torch.quantile(reach, 0.95).clamp(1.15, 4.0)))
 
 
 def heatmap_beside_projections(
@@ -190,11 +190,12 @@ def heatmap(ax: Axes, posterior: Posterior, window: Window, joint: int) -> Axes:
 def projections(
     ax: Axes, posterior: Posterior, body: Body, window: Window, joint: int, *, limit: int = 100
 ) -> Axes:
-    """Mark where the first hypotheses project one joint."""
+    """Mark where the first hypotheses project one joint; the title says how many are in view."""
     name = COCO17.names[joint].replace("_", " ")
     points = posterior.pixels(posterior.keypoints(body)[:limit])
-    picture(ax, window.faded, f"{name}: {len(points)} hypotheses")
-    x, y = window.pixels(points[:, joint]).numpy().T
+    x, y = place = window.pixels(points[:, joint]).numpy().T
+    seen = int(((place >= 0) & (place < window.image.shape[0])).all(0).sum())
+    picture(ax, window.faded, f"{name}: {seen} of {len(points)} hypotheses")
     ax.scatter(x, y, s=7, color=COLOURS["predicted"], edgecolors="white", linewidths=0.3)
     size = window.image.shape[0]
     ax.set(xlim=(0, size), ylim=(size, 0))
