@@ -28,6 +28,7 @@ from humr.skeletons import COCO17
 Row = Sequence[Axes] | np.ndarray  # of axes
 TITLE = 7.5  # points
 WIDTH = 6.9  # inches, of all figures
+TWO_LINES = 0.42  # inches, of a title
 PAIR = ("predicted", "wrong")  # roles whose colours two hypotheses get
 ENDS = ("left_wrist", "right_wrist", "left_ankle", "right_ankle")
 END_COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#D55E00")
@@ -36,11 +37,10 @@ PIXELS = 300  # side of a panel's picture
 SPREAD_MM = 400.0  # upper end of the colours of spread
 
 
-def grid(rows: int, columns: int, *, height: float = 1.12) -> tuple[Figure, np.ndarray]:
-    """Make a grid of square panels close to each other; `height` in panel widths, with title."""
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, WIDTH / columns * rows * height), squeeze=False
-    )  # fmt: skip
+def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Make a grid of square panels close to each other, with room for titles of two lines."""
+    height = rows * (WIDTH / columns + TWO_LINES)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False)
     fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.05, wspace=0.01, hspace=0.01)
     return fig, axes
 
@@ -140,7 +140,7 @@ def opposite(axes: Row, posterior: Posterior, body: Body, joint: int) -> Window:
     tints = [tinted(vertices, role) for vertices, role in zip(bodies, PAIR, strict=True)]
     for ax, vertices, tint, name in zip(axes[1:3], bodies, tints, "AB", strict=True):
         figures.picture(ax, window.overlay(vertices, body, tint), f"hypothesis {name}")
-    figures.picture(axes[3], side_by_side(bodies, tints, body), "A and B from the side")
+    figures.picture(axes[3], side_by_side(bodies, tints, body), "from the side")
     return window
 
 
