@@ -19,6 +19,7 @@ LAYERS = (
     {
         "__init__",
         "paths",
+        "devices",
         "files",
         "provenance",
         "config",
@@ -68,8 +69,9 @@ LAYERS = (
 # Stricter than the layers: nothing else of humr.
 ONLY = {
     "__init__": set(),
-    "losses": {"rotations", "cameras", "heatmaps"},
+    "losses": {"devices", "rotations", "cameras", "heatmaps"},
     "metrics": {"losses", "rotations", "cameras", "heatmaps"},
+    "devices": set(),
     "flows": set(),
     "rotations": set(),
     "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"}
