@@ -1,5 +1,6 @@
-"""Work on another device than the CPU: what must not be rounded there."""
+"""Which device computes, and what must not be rounded there."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -9,6 +10,16 @@ from torch import Tensor
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def pick_device() -> torch.device:
+    """Return where to train and to evaluate: HUMR_DEVICE, else a CUDA device if there is one."""
+    chosen = os.environ.get("HUMR_DEVICE") or "auto"
+    if chosen not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"HUMR_DEVICE must be cpu, cuda or auto; got {chosen!r}")
+    if chosen == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(chosen)
 
 
 def unrounded(function: Callable[P, T]) -> Callable[P, T]:

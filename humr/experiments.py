@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from humr import (
@@ -31,6 +32,7 @@ from humr import (
 from humr.acceleration import SWITCHES
 from humr.checkpoints import load_model, save_model
 from humr.config import Run, World, config_hash, from_dict
+from humr.devices import pick_device
 from humr.environment import say
 from humr.evaluation import summary
 from humr.files import digest, write_text
@@ -149,9 +151,10 @@ def train(
     return directory / "best"
 
 
-def load(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+def load(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint of any system: the model, and what its description says."""
-    return load_model(checkpoint, lambda about: _system(about).build(about))
+    model, about = load_model(checkpoint, lambda about: _system(about).build(about))
+    return model.to(device), about
 
 
 def _system(about: dict[str, Any]) -> System:
@@ -202,7 +205,7 @@ def evaluated(
     name = sha256((name + " focal" * default_focal).encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
     if not path.exists():
-        model, about = load(checkpoint)
+        model, about = load(checkpoint, pick_device())
         options = {"default_focal": True} if default_focal else {}
         rows = system.evaluate(
             model, about, config, split, hypotheses=hypotheses, seed=seed, **options
@@ -248,7 +251,7 @@ def ship(run: AnyRun, chosen: Profile) -> dict[str, float]:
         write_rows(target.parent / "test_rows.parquet", rows)
     log = "training_log" if target == SHIPPED else f"{target.name}_log"
     write_text(target.with_name(f"{log}.jsonl"), (source / "log.jsonl").read_text())
-    about |= {"test": result, "test_images": len(rows), "evaluated": provenance()}
+    about |= {"test": result, "test_images": len(rows), "evaluated": provenance(pick_device())}
     write_text(target.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return result
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from humr import strict_weights
 from humr.annotations import Annotations
 from humr.datasets import Batch
+from humr.devices import pick_device
 from humr.files import digest, write_text
 from humr.hrnet import HRNet
 from humr.licensed import data_set, existing, shown
@@ -88,9 +89,11 @@ def backbone(root: Path, device: torch.device) -> HRNet:
 
 
 def device_of(number: int) -> torch.device:
-    """Where a shard is computed: on the GPUs in turn, if there are some."""
-    count = torch.cuda.device_count()
-    return torch.device("cuda", number % count) if count else torch.device("cpu")
+    """Where a shard is computed: on the GPUs in turn, unless `pick_device` says the CPU."""
+    chosen = pick_device()
+    if chosen.type == "cuda":
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return chosen
 
 
 def store(config: Licensed, root: Path) -> Store[Cached]:

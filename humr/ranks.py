@@ -19,6 +19,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from humr.config import Training
+from humr.devices import pick_device
 
 
 def make_fabric(
@@ -32,14 +33,13 @@ def make_fabric(
 
     Args:
         config: its precision.
-        device: "cpu", "cuda", or "auto" for the latter if there is one.
+        device: "cpu", "cuda", or "auto" for `devices.pick_device`.
         devices: on each machine; one process for each.
         nodes: machines.
     """
     if devices < 1 or nodes < 1:
         raise ValueError(f"devices and nodes must be positive; got {devices} and {nodes}")
-    accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    accelerator = "cpu" if accelerator == "auto" else accelerator
+    accelerator = pick_device().type if device == "auto" else device
     options: Any = {"accelerator": accelerator, "devices": devices, "precision": config.precision}
     if devices * nodes == 1:
         return Fabric(**options)

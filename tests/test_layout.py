@@ -76,7 +76,7 @@ ONLY = {
     "rotations": set(),
     "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"}
     | {"capacity", "acceleration", "schedules"},
-    "ranks": {"config"},
+    "ranks": {"config", "devices"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
     "environment": {"paths"},
