@@ -79,6 +79,16 @@ def generator_of(seed: int, fabric: Fabric) -> torch.Generator:
     return torch.Generator().manual_seed(own)
 
 
+def noise_of(fabric: Fabric, generator: torch.Generator) -> torch.Generator:
+    """Return the generator of the noise inside a step, on the device that reads it.
+
+    On CUDA it is the device's own, which dropout takes too and `random_states` keeps: noise from
+    the CPU would be drawn slowly, and every copy of it waited for.
+    """
+    device = fabric.device
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else generator
+
+
 def random_states(fabric: Fabric, generator: torch.Generator) -> dict[str, Any]:
     """States of all random numbers: those of the first process, and under "ranks" the others'."""
     device = fabric.device

@@ -26,7 +26,7 @@ from humr.config import Training
 from humr.files import write_text
 from humr.ledger import CAUSES, SUMS, Ledger
 from humr.provenance import provenance
-from humr.ranks import Fabric, generator_of, random_states, restore_states
+from humr.ranks import Fabric, generator_of, noise_of, random_states, restore_states
 from humr.ranks import make_fabric as make_fabric
 from humr.schedules import Average, rate_factor
 
@@ -120,7 +120,8 @@ class _Engine:
         self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
         self.optimizers: dict[str, Any] = dict(zip(self.players, made, strict=True))
         self.average = Average(self.model, config.average)
-        self.generator = generator_of(config.seed, fabric)
+        self.generator = generator_of(config.seed, fabric)  # of batches
+        self.noise = noise_of(fabric, self.generator)
 
     @property
     def others(self) -> dict[str, nn.Parameter]:
@@ -205,7 +206,7 @@ def _fitting_step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
     def attempt(size: int) -> None:
         batch = draw(engine.generator)[:size].to(engine.fabric.device)
         turn = engine.turn(next(iter(engine.players)))
-        terms = engine.wrapped(lambda: batch, generator=engine.generator, **turn)
+        terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
         engine.fabric.backward(engine.objective.total(terms))
 
     what = "images of a step (Training.batch)"
@@ -233,7 +234,7 @@ def _update(engine: _Engine, draw: Draw, name: str) -> dict[str, Tensor]:
     config, fabric, player = engine.config, engine.fabric, engine.players[name]
     optimizer, turn = engine.optimizers[name], engine.turn(name)
     batch = draw(engine.generator).to(fabric.device)
-    terms = engine.wrapped(lambda: batch, generator=engine.generator, **turn)
+    terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
     total = engine.objective.total(terms)
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(total)

@@ -130,6 +130,24 @@ def test_states_come_back(generator):
     assert torch.equal(torch.rand(3), first[1])
 
 
+def test_noise_is_drawn_where_it_is_read(generator, monkeypatch):
+    """On the CPU from the one generator; on CUDA from the device's own, which is kept anyway."""
+    fabric = ranks.make_fabric(CONFIG, device="cpu")
+    assert ranks.noise_of(fabric, generator) is generator
+    devices = [torch.Generator(), torch.Generator()]
+    monkeypatch.setattr(torch.cuda, "default_generators", tuple(devices))
+    monkeypatch.setattr(type(fabric), "device", torch.device("cuda", 1))
+    assert ranks.noise_of(fabric, generator) is devices[1]
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda d: devices[d.index].get_state())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, d: devices[d.index].set_state(state)
+    )
+    kept = ranks.random_states(fabric, generator)
+    first = torch.rand(3, generator=devices[1])
+    ranks.restore_states(kept, fabric, generator)
+    assert torch.equal(torch.rand(3, generator=devices[1]), first)
+
+
 def test_turns_are_for_one_process(monkeypatch):
     class Two(Line):
         def players(self):

@@ -29,11 +29,16 @@ class Line(nn.Module):
 
 
 class Dropping(Line):
-    """A network with dropout, which draws from the global generator of its device."""
+    """A network with dropout, which draws from the global generator of its device, and noise."""
 
     def __init__(self):
         super().__init__()
         self.model = nn.Sequential(nn.Linear(1, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+
+    def forward(self, batch, *, generator):
+        assert generator.device.type == batch.device.type
+        noise = torch.randn(batch.shape, generator=generator, device=generator.device)
+        return super().forward(batch + 0.01 * noise, generator=generator)
 
 
 class StopError(Exception):
