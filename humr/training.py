@@ -205,10 +205,13 @@ def _fitting_step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
 
     def attempt(size: int) -> None:
         batch = draw(engine.generator)[:size].to(engine.fabric.device)
-        turn = engine.turn(next(iter(engine.players)))
-        terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
-        engine.fabric.backward(engine.objective.total(terms))
+        for name in engine.players:
+            turn = engine.turn(name)
+            terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
+            engine.fabric.backward(engine.objective.total(terms))
 
+    if engine.fabric.world_size > 1:  # the others would wait for gradients of the same attempts
+        return _step(engine, draw, step)
     what = "images of a step (Training.batch)"
     return with_advice(
         lambda: _step(engine, draw, step), what=what, size=engine.config.batch, attempt=attempt

@@ -368,6 +368,28 @@ def test_players_take_turns_with_batches_of_their_own(tmp_path):
     assert row["total"] == pytest.approx(row["critic"] + row["model"])
 
 
+class Starving(Duel):
+    """Memory is enough for ten numbers in the model's turn, for any in the critic's."""
+
+    def forward(self, batch, *, generator, player):
+        if player == "model" and len(batch) > 10:
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
+        return super().forward(batch, generator=generator, player=player)
+
+
+def test_the_size_that_fits_is_that_of_every_turn(tmp_path, monkeypatch):
+    with pytest.raises(MemoryError, match=r"for 32 images of a step .*; 8 fit"):
+        run(tmp_path, line=Starving())
+
+
+def test_several_processes_look_for_no_size_that_fits(monkeypatch):
+    hungry, fabric = Hungry(), training.make_fabric(CONFIG, device="cpu")
+    engine = training._Engine(hungry, CONFIG, fabric)
+    monkeypatch.setattr(type(fabric), "world_size", 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        training._fitting_step(engine, draw, 0)
+
+
 def test_a_turn_moves_its_own_player_only():
     duel = Duel(updates=1)
     engine = training._Engine(duel, CONFIG, training.make_fabric(CONFIG, device="cpu"))
