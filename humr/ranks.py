@@ -7,6 +7,7 @@ first process writes files, validates and shows bars.
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from humr.config import Training
 from humr.devices import pick_device
+
+LONGEST = timedelta(
+    days=2
+)  # for which processes wait: the first one makes worlds, or waits itself
 
 
 def make_fabric(
@@ -44,7 +49,7 @@ def make_fabric(
     if devices * nodes == 1:
         return Fabric(**options)
     unchanged: Any = {_buffers_option(): False}  # buffers are the same everywhere and stay so
-    strategy = DDPStrategy(**unchanged)
+    strategy = DDPStrategy(timeout=LONGEST, **unchanged)
     fabric = Fabric(**options, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -157,6 +158,14 @@ def test_turns_are_for_one_process(monkeypatch):
     monkeypatch.setattr(type(fabric), "world_size", 2)
     with pytest.raises(ValueError, match="trained in one process; got several"):
         training._Engine(Two(), CONFIG, fabric)
+
+
+def test_processes_wait_long_for_the_first(monkeypatch):
+    """Making a world takes hours; torch's own patience is half an hour."""
+    kept, plain = {}, ranks.make_fabric(CONFIG, device="cpu")
+    monkeypatch.setattr(ranks, "Fabric", lambda **options: kept.update(options) or plain)
+    ranks.make_fabric(CONFIG, device="cpu", devices=2)
+    assert kept["strategy"]._timeout >= timedelta(days=1)
 
 
 @pytest.mark.parametrize("many", [{"devices": 0}, {"nodes": -1}])
