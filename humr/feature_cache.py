@@ -23,7 +23,14 @@ from humr.devices import pick_device
 from humr.files import digest, write_text
 from humr.hrnet import HRNet
 from humr.licensed import data_set, existing, shown
-from humr.licensed_images import AS_ANNOTATED, Crops, LicensedImages, divided, features
+from humr.licensed_images import (
+    AS_ANNOTATED,
+    Crops,
+    LicensedImages,
+    divided,
+    features,
+    workers,
+)
 from humr.licensed_people import Looks, Persons, batch_of
 from humr.paper_config import Licensed
 from humr.shards import Store, read_tensors
@@ -99,7 +106,7 @@ def device_of(number: int) -> torch.device:
 def store(config: Licensed, root: Path) -> Store[Cached]:
     """Return the shards of a configuration, made or not: "validation", and "train" if it says so.
 
-    Making them reads photographs in as many processes as there are cores.
+    Making them reads photographs in as many processes as training would (`workers`).
     """
     parts = zip((TRAIN, VALIDATION), people(config, root), strict=True)
     sizes = {split: sum(map(len, sets)) for split, sets in parts}
@@ -116,6 +123,7 @@ def store(config: Licensed, root: Path) -> Store[Cached]:
         join=Cached.join,
         folder="features",
         command="world paper",
+        workers=max(1, workers()),
     )
 
 
