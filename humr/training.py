@@ -175,7 +175,7 @@ def fit(
                smoothing=0, postfix=_scores(progress), **hidden)  # fmt: skip
     flow = getattr(engine.model, "flow", None)
     with faster(config.fast, fabric.device, flow) as on, bar:
-        about["fast"] = list(on)
+        about["fast"] = on  # as it is when a checkpoint is written
         while progress.step < config.steps and not _stale(progress, config):
             ledger.add(progress.step, _fitting_step(engine, draw, progress.step))
             progress.step += 1

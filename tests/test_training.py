@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -442,3 +443,16 @@ def test_switches_are_on_while_training_and_named(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "last.json").read_text())["fast"] == ["products"]
     with pytest.raises(ValueError, match="no switch warp"):
         run(tmp_path / "other", replace(CONFIG, fast=("warp",)))
+
+
+def test_a_switch_that_fails_is_not_named(tmp_path, monkeypatch):
+    on = ["compiled"]
+
+    class Failing(Line):
+        def forward(self, batch, *, generator):
+            on.clear()
+            return super().forward(batch, generator=generator)
+
+    monkeypatch.setattr(training, "faster", lambda *_: nullcontext(on))
+    run(tmp_path, replace(CONFIG, steps=2), line=Failing())
+    assert json.loads((tmp_path / "best.json").read_text())["fast"] == []
