@@ -17,6 +17,7 @@ from torch import Tensor
 
 from humr.cameras import Crop, box_info
 from humr.detectors import GRID
+from humr.devices import moved
 from humr.rotations import rotvec_to_matrix
 from humr.shards import read_tensors
 
@@ -43,7 +44,7 @@ class Given:
 
     def to(self, device: torch.device | str) -> "Given":
         """Move every tensor."""
-        return Given(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move every tensor."""
-        return replace(self, **{name: value.to(device) for name, value in self._there})
+        return moved(self, device)
 
     @property
     def _there(self) -> Iterator[tuple[str, Any]]:
@@ -135,7 +136,7 @@ class Records:
 
     def to(self, device: torch.device | str) -> "Records":
         """Move every tensor."""
-        return Records(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return moved(self, device)
 
     @classmethod
     def join(cls, parts: list["Records"]) -> "Records":
@@ -302,7 +303,7 @@ class Pool:
 
     def to(self, device: torch.device | str) -> "Pool":
         """Move every tensor: batches are then made there."""
-        return Pool(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return moved(self, device)
 
     @cached_property
     def _posed(self) -> Int[Tensor, " posed"]:

@@ -70,7 +70,7 @@ LAYERS = (
 ONLY = {
     "__init__": set(),
     "losses": {"devices", "rotations", "cameras", "heatmaps"},
-    "metrics": {"losses", "rotations", "cameras", "heatmaps"},
+    "metrics": {"losses", "devices", "rotations", "cameras", "heatmaps"},
     "devices": set(),
     "flows": set(),
     "rotations": set(),
