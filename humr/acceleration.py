@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -31,25 +31,30 @@ _SHAPE = (64, 1024, 1024)  # of the product that is tested: images, width, width
 @contextmanager
 def faster(
     switches: Iterable[str], device: torch.device | str = "cpu", flow: nn.Module | None = None
-) -> Iterator[tuple[str, ...]]:
+) -> Iterator[list[str]]:
     """Turn switches on for the code inside; yields those that are on in truth.
+
+    The list follows: what fails later leaves it, and `graphs` is `compiled` on a CPU. Make no CUDA
+    engine (Fabric) inside `tf32`: torch refuses to be asked for the flag in its old way there.
 
     Args:
         switches: some of `SWITCHES`.
         device: where the work is done.
         flow: whose couplings `compiled` and `graphs` are about.
     """
-    chosen, kind, on = _checked(switches), torch.device(device).type, []
+    chosen, kind = _checked(switches), torch.device(device).type
+    on: list[str] = []
     with ExitStack() as stack:
         for switch in chosen:
             match switch:
                 case "products" | "tf32":
-                    entered = _products(stack) if switch == "products" else _tf32(stack, kind)
+                    if _products(stack) if switch == "products" else _tf32(stack, kind):
+                        on.append(switch)
                 case _:
-                    entered = _compile(stack, flow, graphs=switch == "graphs" and kind == "cuda")
-            if entered:
-                on.append(switch)
-        yield tuple(on)
+                    name = "graphs" if switch == "graphs" and kind == "cuda" else "compiled"
+                    _compile(stack, flow, graphs=name == "graphs", failed=partial(on.remove, name))
+                    on.append(name)
+        yield on
 
 
 def _checked(switches: Iterable[str]) -> tuple[str, ...]:
@@ -128,9 +133,10 @@ class Compiled:
         function: Callable[..., Any],
         *,
         backend: str | Callable[..., Any] = "inductor",
+        failed: Callable[[], None] = lambda: None,
         **options: Any,  # noqa: ANN401
     ) -> None:
-        self.function = function
+        self.function, self.failed = function, failed
         self.fast: Callable[..., Any] | None = torch.compile(function, backend=backend, **options)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
@@ -144,14 +150,20 @@ class Compiled:
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 _warn(f"torch.compile failed, going on without it: {reason[0]}")
                 self.fast = None
+                self.failed()
         return self.function(*arguments, **named)
 
 
-def compile_couplings(flow: nn.Module, *, graphs: bool = False) -> None:
-    """Compile what a flow does between noise and data; `uncompile` takes it back."""
-    options = {"mode": "reduce-overhead"} if graphs else {}
+def compile_couplings(
+    flow: nn.Module, *, graphs: bool = False, failed: Callable[[], None] = lambda: None
+) -> None:
+    """Compile what a flow does between noise and data; `uncompile` takes it back.
+
+    `failed` is called where the first use shows that compiling does not work.
+    """
+    options: Any = {"mode": "reduce-overhead"} if graphs else {}
     couplings: Any = flow._transform
-    flow.__dict__["_transform"] = Compiled(couplings, **options)
+    flow.__dict__["_transform"] = Compiled(couplings, failed=failed, **options)
 
 
 def uncompile(flow: nn.Module) -> None:
@@ -159,14 +171,15 @@ def uncompile(flow: nn.Module) -> None:
     flow.__dict__.pop("_transform", None)
 
 
-def _compile(stack: ExitStack, flow: nn.Module | None, *, graphs: bool) -> bool:
+def _compile(
+    stack: ExitStack, flow: nn.Module | None, *, graphs: bool, failed: Callable[[], None]
+) -> None:
     if flow is None or not hasattr(flow, "_transform"):
         raise ValueError("compiled and graphs are about a flow; got none")
     stack.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", "The .grad attribute")  # torch, of tensors that it traces
-    compile_couplings(flow, graphs=graphs)
+    compile_couplings(flow, graphs=graphs, failed=failed)
     stack.callback(uncompile, flow)
-    return True
 
 
 def _warn(message: str) -> None:

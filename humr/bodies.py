@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from humr.body_files import ANCESTORS, BETAS, BodyParts, body_path, read_body
+from humr.devices import unrounded
 from humr.skeletons import BODY22, COCO17, SMPLX55
 from humr.skinning import (
     blend,
@@ -146,6 +147,7 @@ class Body(nn.Module):
         self._check_betas(betas)
         return blend(self.joint_template, self.joint_directions, betas)
 
+    @unrounded
     def joints(
         self,
         rotations: Float[Tensor, "*#batch 22 3 3"],
@@ -163,6 +165,7 @@ class Body(nn.Module):
         moved = (turned[..., above, :, :] @ offsets[..., None])[..., 0]
         return torch.cat([placed, placed[..., above, :] + moved], dim=-2)
 
+    @unrounded
     def vertices(
         self,
         rotations: Float[Tensor, "*#batch 22 3 3"],
@@ -198,6 +201,7 @@ class Body(nn.Module):
             )
         return _fold(self, regressor).to(self.template)
 
+    @unrounded
     def regress(
         self,
         folded: nn.Module,

@@ -20,6 +20,7 @@ from humr.bodies import Body, load_body
 from humr.comparisons import ONE_SEED, means
 from humr.config import Run
 from humr.datasets import Records
+from humr.devices import pick_device
 from humr.diagrams import COLOURS
 from humr.environment import say
 from humr.files import digest
@@ -64,7 +65,7 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     name = "".join(map(digest, parts)) + f" {experiments.data_name(run)} {images} {hypotheses}"
     path = RUNS / "evaluations" / f"curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
-        model, _ = experiments.load(checkpoint)
+        model, _ = experiments.load(checkpoint, pick_device())
         counts = [n for n in COUNTS if n <= hypotheses]
         experiments.write_rows(path, _measured(model, run, images, counts))
     return studies.described(job, pd.read_parquet(path))
@@ -100,7 +101,7 @@ def energy_by_count(
     """
     generator = torch.Generator().manual_seed(seed)
     device = model.flow.mean.device
-    parts = []
+    body, parts = body.to(device), []
     for start in range(0, len(records), ENERGY_BATCH):
         some = records[slice(start, start + ENERGY_BATCH)]
         batch = some.batch(samples=max(1, model.heatmap_samples), generator=generator).to(device)

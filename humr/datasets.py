@@ -6,6 +6,7 @@ network and its objective read: everything in crop coordinates, [-1, 1] across t
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from humr.cameras import Crop, box_info
 from humr.detectors import GRID
+from humr.devices import moved
 from humr.rotations import rotvec_to_matrix
 from humr.shards import read_tensors
 
@@ -42,7 +44,7 @@ class Given:
 
     def to(self, device: torch.device | str) -> "Given":
         """Move every tensor."""
-        return Given(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move every tensor."""
-        return replace(self, **{name: value.to(device) for name, value in self._there})
+        return moved(self, device)
 
     @property
     def _there(self) -> Iterator[tuple[str, Any]]:
@@ -134,7 +136,7 @@ class Records:
 
     def to(self, device: torch.device | str) -> "Records":
         """Move every tensor."""
-        return Records(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return moved(self, device)
 
     @classmethod
     def join(cls, parts: list["Records"]) -> "Records":
@@ -299,6 +301,15 @@ class Pool:
             raise ValueError(f"images with 3D labels have 2D labels too; got {poses} and {points}")
         return replace(self, has_pose=has_pose, has_points=has_points)
 
+    def to(self, device: torch.device | str) -> "Pool":
+        """Move every tensor: batches are then made there."""
+        return moved(self, device)
+
+    @cached_property
+    def _posed(self) -> Int[Tensor, " posed"]:
+        """Numbers of the images that show 3D labels, on the CPU, where images are drawn."""
+        return self.has_pose.nonzero().flatten().cpu()
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -319,9 +330,9 @@ class Pool:
         certain = round(labelled * batch)
         chosen = torch.randperm(len(self), generator=generator)[: batch - certain]
         if certain:
-            posed = self.has_pose.nonzero().flatten()
-            picked = torch.randperm(len(posed), generator=generator)[:certain]
-            chosen = torch.cat([posed[picked], chosen])
+            picked = torch.randperm(len(self._posed), generator=generator)[:certain]
+            chosen = torch.cat([self._posed[picked], chosen])
+        chosen = chosen.to(self.has_pose.device)
         return (
             self.records[chosen]
             .with_default_focal(~self.has_points[chosen])

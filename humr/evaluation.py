@@ -122,6 +122,7 @@ def _parts(
     generator = torch.Generator().manual_seed(seed)
     samples = max(1, model.heatmap_samples)  # some networks read samples, and a batch has some
     device = model.flow.mean.device
+    body = body.to(device)
     for start in tqdm(range(0, len(records), batch), desc="evaluation", mininterval=2):
         part = records[slice(start, start + batch)]
         inputs = part.batch(samples=samples, generator=generator).to(device)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from humr import (
@@ -30,6 +31,7 @@ from humr import (
 from humr.acceleration import SWITCHES
 from humr.checkpoints import load_model, save_model
 from humr.config import Run, World, config_hash, from_dict
+from humr.devices import pick_device
 from humr.environment import say
 from humr.evaluation import summary
 from humr.files import digest, in_place_of, write_text
@@ -148,9 +150,10 @@ def train(
     return directory / "best"
 
 
-def load(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+def load(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint of any system: the model, and what its description says."""
-    return load_model(checkpoint, lambda about: _system(about).build(about))
+    model, about = load_model(checkpoint, lambda about: _system(about).build(about))
+    return model.to(device), about
 
 
 def _system(about: dict[str, Any]) -> System:
@@ -201,7 +204,7 @@ def evaluated(
     name = sha256((name + " focal" * default_focal).encode()).hexdigest()[:16]
     path = RUNS / "evaluations" / f"{checkpoint.name}-{name}.parquet"
     if not path.exists():
-        model, about = load(checkpoint)
+        model, about = load(checkpoint, pick_device())
         options = {"default_focal": True} if default_focal else {}
         rows = system.evaluate(
             model, about, config, split, hypotheses=hypotheses, seed=seed, **options
@@ -245,7 +248,7 @@ def ship(run: AnyRun, chosen: Profile) -> dict[str, float]:
         write_rows(target.parent / "test_rows.parquet", rows)
     log = "training_log" if target == SHIPPED else f"{target.name}_log"
     write_text(target.with_name(f"{log}.jsonl"), (source / "log.jsonl").read_text())
-    about |= {"test": result, "test_images": len(rows), "evaluated": provenance()}
+    about |= {"test": result, "test_images": len(rows), "evaluated": provenance(pick_device())}
     write_text(target.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return result
 

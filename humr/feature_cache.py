@@ -19,10 +19,18 @@ from torch import Tensor
 from humr import strict_weights
 from humr.annotations import Annotations
 from humr.datasets import Batch
+from humr.devices import pick_device
 from humr.files import digest, write_text
 from humr.hrnet import HRNet
 from humr.licensed import data_set, existing, shown
-from humr.licensed_images import AS_ANNOTATED, Crops, LicensedImages, divided, features
+from humr.licensed_images import (
+    AS_ANNOTATED,
+    Crops,
+    LicensedImages,
+    divided,
+    features,
+    workers,
+)
 from humr.licensed_people import Looks, Persons, batch_of
 from humr.paper_config import Licensed
 from humr.shards import Store, read_tensors
@@ -88,15 +96,17 @@ def backbone(root: Path, device: torch.device) -> HRNet:
 
 
 def device_of(number: int) -> torch.device:
-    """Where a shard is computed: on the GPUs in turn, if there are some."""
-    count = torch.cuda.device_count()
-    return torch.device("cuda", number % count) if count else torch.device("cpu")
+    """Where a shard is computed: on the GPUs in turn, unless `pick_device` says the CPU."""
+    chosen = pick_device()
+    if chosen.type == "cuda":
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return chosen
 
 
 def store(config: Licensed, root: Path) -> Store[Cached]:
     """Return the shards of a configuration, made or not: "validation", and "train" if it says so.
 
-    Making them reads photographs in as many processes as there are cores.
+    Making them reads photographs in as many processes as training would (`workers`).
     """
     parts = zip((TRAIN, VALIDATION), people(config, root), strict=True)
     sizes = {split: sum(map(len, sets)) for split, sets in parts}
@@ -113,6 +123,7 @@ def store(config: Licensed, root: Path) -> Store[Cached]:
         join=Cached.join,
         folder="features",
         command="world paper",
+        workers=max(1, workers()),
     )
 
 

@@ -25,6 +25,7 @@ from humr.bodies import Body, load_body
 from humr.cases import Case, look
 from humr.config import World, from_dict, to_dict
 from humr.datasets import Records, unpack_mask
+from humr.devices import pick_device
 from humr.files import digest, in_place_of
 from humr.losses import inside_mask
 from humr.mesh import Humr, to_crop
@@ -74,17 +75,19 @@ def facts(
 ) -> Facts:
     """Draw hypotheses of every image and reduce them to what the rules need."""
     generator = torch.Generator().manual_seed(seed)
-    parts = []
+    parts, body = [], body.to(model.flow.mean.device)
     for start in range(0, len(records), batch):
         part = records[slice(start, start + batch)]
         parts.append(_facts(model, body, part, hypotheses, generator))
-    return Facts(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    return Facts(*(torch.cat(columns).cpu() for columns in zip(*parts, strict=True)))
 
 
 def _facts(
     model: Humr, body: Body, records: Records, hypotheses: int, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    batch = records.batch(samples=32, generator=generator)
+    device = model.flow.mean.device
+    batch = records.batch(samples=32, generator=generator).to(device)
+    records = records.to(device)
     drawn = model.sample(batch, hypotheses, generator=generator)
     points = drawn.samples.keypoints(body, "coco17")
     projected = to_crop(points, batch)
@@ -254,9 +257,10 @@ def project_cases(
     """Project the chosen joint of every case, hypothesis by hypothesis, into its box."""
     generator = torch.Generator().manual_seed(seed)
     part = records[torch.tensor(cases.image.to_numpy())]
-    batch = part.batch(samples=32, generator=generator)
+    device = model.flow.mean.device
+    batch, body = part.batch(samples=32, generator=generator).to(device), body.to(device)
     drawn = model.sample(batch, hypotheses, generator=generator)
-    points = to_crop(drawn.samples.keypoints(body, "coco17"), batch)
+    points = to_crop(drawn.samples.keypoints(body, "coco17"), batch).cpu()
     joints = torch.tensor([COCO17.index(name) for name in cases.joint])
     return points[torch.arange(len(cases)), :, joints]
 
@@ -266,12 +270,12 @@ def make(name: str, models: dict[str, Humr], *, seed: int = 0) -> Gallery:
     config = profile(name)
     world.generate(config.run.world, splits=[SPLIT])
     records = world.load(config.run.world, SPLIT)
-    body = load_body("small")
-    shipped, _ = experiments.shipped()
+    body, device = load_body("small"), pick_device()
+    shipped = experiments.shipped()[0].to(device)
     count = config.hypotheses
     cases = choose(rules(facts(shipped, body, records, hypotheses=count, seed=seed)))
     projections = {
-        key: project_cases(model, body, records, cases, hypotheses=count, seed=seed)
+        key: project_cases(model.to(device), body, records, cases, hypotheses=count, seed=seed)
         for key, model in models.items()
     }
     return Gallery(config.run.world, cases, projections, _hash_of_shipped())

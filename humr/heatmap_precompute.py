@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from humr.annotations import Annotations, Boxes, read_boxes
 from humr.crops import crop, photograph
+from humr.devices import pick_device
 from humr.environment import say
 from humr.heatmap_files import SHAPE, read_file, sample_path, write_file
 from humr.heatmaps import sample_cells
@@ -302,8 +303,8 @@ def _run(options: argparse.Namespace, root: Path) -> None:
                   options.mirrored)  # fmt: skip
     everybody = [read_boxes(name, root=root) for name in options.sets]
     weights = options.weights or find(root / "ckpt", *VITPOSE)
-    chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    network = read_vitpose(weights).to(chosen if options.device == "auto" else options.device)
+    device = pick_device() if options.device == "auto" else options.device
+    network = read_vitpose(weights).to(device)
     for people in everybody:
         path = precompute(people, network, weights=weights.name, options=how, root=root)
         say(f"{people.name}: {len(people)} people, {shown(path.parent)}")

@@ -44,9 +44,9 @@ class HeatmapGrid:
         points = torch.stack([columns, rows], -1).to(torch.get_default_dtype())
         if generator is not None:
             jitter = torch.rand(
-                points.shape, dtype=points.dtype, device=points.device, generator=generator
+                points.shape, dtype=points.dtype, device=generator.device, generator=generator
             )
-            points = points + jitter - 0.5
+            points = points + jitter.to(points.device) - 0.5
         return self.to_crop(points)
 
     def _size(self, like: Tensor) -> Tensor:

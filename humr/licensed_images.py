@@ -231,6 +231,7 @@ def loaded(dataset: Dataset[Any], keys: Iterable[list[Any]], processes: int) -> 
             batch_sampler=keys,  # pyright: ignore[reportArgumentType] - any iterable will do
             num_workers=processes,
             collate_fn=_joined,
+            generator=torch.Generator(),  # of seeds that nobody needs; else the global one moves
         )
     )
 

@@ -20,7 +20,7 @@ from humr.feature_cache import AT_ONCE, BACKBONE, backbone, device_of
 from humr.files import digest
 from humr.heatmap_files import read_samples
 from humr.licensed import LICENSED, data_set, existing, shown
-from humr.licensed_images import TestImages, features, loaded
+from humr.licensed_images import TestImages, features, loaded, workers
 from humr.licensed_people import Looks, Rows, unlabelled_batch
 from humr.shards import Store, read_tensors
 
@@ -84,6 +84,7 @@ def store(name: str, root: Path = LICENSED, count: int = 0) -> Store[Seen]:
         join=Seen.join,
         folder="features",
         command="tables",
+        workers=max(1, workers()),
     )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from humr.devices import unrounded
 from humr.flows import Condition, ConditionalFlow, standard_normal_log_prob
 from humr.lifting_config import LiftingModel
 from humr.lifting_data import LiftingBatch, complete
@@ -185,6 +186,7 @@ def bone_matrix() -> Float[Tensor, "joints bones"]:
     return matrix
 
 
+@unrounded
 def kinematic_chain(
     pose: Float[Tensor, "*batch 16 3"], matrix: Float[Tensor, "16 bones"]
 ) -> Float[Tensor, "*batch bones bones"]:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from humr import experiments, lifting_evaluation, lifting_images, lifting_runs, studies
+from humr.devices import pick_device
 from humr.environment import say
 from humr.files import digest
 from humr.lifting_config import LiftingRun
-from humr.lifting_evaluation import Inputs, Lifter, NoiseBaseline
+from humr.lifting_evaluation import Inputs, Lifter, NoiseBaseline, device_of
 from humr.lifting_images import Images
 from humr.lifting_metrics import deviation
 from humr.paths import ROOT, RUNS
@@ -66,7 +67,7 @@ def measured(job: Variant, profile_name: str) -> pd.DataFrame:
     name = "".join(map(digest, parts)) + f" {images} {hypotheses}"
     path = RUNS / "evaluations" / f"lifting-curve-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
-        model, _ = experiments.load(checkpoint)
+        model, _ = experiments.load(checkpoint, pick_device())
         data = lifting_images.records(run.world, run.world.hard)
         found = curve(model, data, hypotheses, inputs=lifting_runs.inputs(run))
         experiments.write_rows(path, found)
@@ -110,7 +111,7 @@ def depth_spread(
     model: Lifter, records: Images, *, hypotheses: int = 200, inputs: Inputs = USUAL
 ) -> float:
     """Mean standard deviation along depth, metres, of the 16 joints besides the pelvis."""
-    seen = records.batch(gaussians=inputs.gaussians, doubled=inputs.doubled)
+    seen = records.batch(gaussians=inputs.gaussians, doubled=inputs.doubled).to(device_of(model))
     noise = torch.Generator().manual_seed(0)
     parts: list[Tensor] = [
         deviation(model.sample(seen[i : i + 1], hypotheses, generator=noise))[:, 1:, 2]

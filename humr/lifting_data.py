@@ -20,6 +20,7 @@ from torch import Tensor
 
 from humr.cameras import Crop
 from humr.detectors import GRID
+from humr.devices import constant, moved
 from humr.poses import TEMPLATE_NAMES
 from humr.shards import read_tensors
 from humr.skeletons import COCO17, CONDITION13, H36M17, MPII16, POSE16, Skeleton
@@ -59,14 +60,15 @@ class LiftingBatch:
 
     def to(self, device: torch.device | str) -> "LiftingBatch":
         """Move every tensor."""
-        return LiftingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return moved(self, device)
 
     def draw(self, count: int, *, generator: torch.Generator, mirror: bool) -> "LiftingBatch":
         """Draw images at random; with `mirror` every other one is swapped left for right."""
-        chosen = self[torch.randint(len(self), (count,), generator=generator)]
+        device = self.pose.device
+        chosen = self[torch.randint(len(self), (count,), generator=generator).to(device)]
         if not mirror:
             return chosen
-        return chosen.mirrored(torch.rand(count, generator=generator) < 0.5)
+        return chosen.mirrored((torch.rand(count, generator=generator) < 0.5).to(device))
 
     def mirrored(self, chosen: Bool[Tensor, " batch"]) -> "LiftingBatch":
         """Swap left and right in the chosen images."""
@@ -87,13 +89,14 @@ class LiftingBatch:
 
 
 def _swap(values: Tensor, skeleton: Skeleton, signs: tuple[int, ...]) -> Tensor:
-    return values[:, list(skeleton.mirrored)] * values.new_tensor(signs)
+    device = values.device
+    return values[:, constant(skeleton.mirrored, device)] * constant(signs, device)
 
 
 def complete(pose: Float[Tensor, "*batch 16 3"]) -> Float[Tensor, "*batch 17 3"]:
     """Put the pelvis, the middle of the hips, in front, and move it to the origin."""
     hips = POSE16.indices(["right_hip", "left_hip"])
-    pelvis = pose[..., list(hips), :].mean(-2, keepdim=True)
+    pelvis = pose[..., constant(hips, pose.device), :].mean(-2, keepdim=True)
     return torch.cat([torch.zeros_like(pelvis), pose - pelvis], -2)
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from humr import lifting_measures as measures
@@ -97,7 +97,6 @@ def evaluate(
     inputs: Inputs = Inputs(),
     clusters: Sequence[int] = (),
     group: str = "",
-    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """Measure the distribution of every image by `hypotheses` random poses and the mode.
 
@@ -110,12 +109,11 @@ def evaluate(
         inputs: as in training.
         clusters: numbers of K-means centres whose best counts too (columns `_kmeans<K>`).
         group: name of the part of the transfer set, for the column of that name.
-        device: of the model.
     """
     rows = []
     noise = torch.Generator().manual_seed(seed)
     starts = torch.Generator().manual_seed(seed)  # so that clusters leave the noise as it is
-    for part, seen in _parts(data, hypotheses, batch, inputs, device):
+    for part, seen in _parts(model, data, hypotheses, batch, inputs):
         drawn = _draw(model, seen, hypotheses, noise)
         columns = {
             **measures.accuracy(drawn),
@@ -145,7 +143,6 @@ def curve(
     seed: int = 0,
     batch: int = 64,
     inputs: Inputs = Inputs(),
-    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """Measure the best of n hypotheses for every n in `counts`: one row per image and n.
 
@@ -156,7 +153,7 @@ def curve(
         raise ValueError(f"counts must lie in 1..{hypotheses}, the hypotheses; got {list(counts)}")
     rows, start = [], 0
     noise = torch.Generator().manual_seed(seed)
-    for _, seen in _parts(data, hypotheses, batch, inputs, device):
+    for _, seen in _parts(model, data, hypotheses, batch, inputs):
         found = _draw(model, seen, hypotheses, noise).errors
         for n in counts:
             columns = {"image": torch.arange(start, start + len(seen))}
@@ -235,7 +232,7 @@ class NoiseBaseline:
 
 
 def _parts(
-    data: LiftingData, hypotheses: int, batch: int, inputs: Inputs, device: torch.device | str
+    model: Lifter, data: LiftingData, hypotheses: int, batch: int, inputs: Inputs
 ) -> Iterator[tuple[LiftingData, LiftingBatch]]:
     """Go through the data, the fewer images at a time the more hypotheses each has."""
     if hypotheses < 1:
@@ -246,7 +243,14 @@ def _parts(
     for start in tqdm(range(0, len(data), batch), desc="evaluation", mininterval=2):
         part = data[start : start + batch]
         seen = part.batch(gaussians=inputs.gaussians, doubled=inputs.doubled)
-        yield part, seen.to(device)
+        yield part, seen.to(device_of(model))
+
+
+def device_of(model: Lifter) -> torch.device:
+    """Where a lifter computes: on the device of its weights, if it has any."""
+    inner = model.lifter if isinstance(model, NoiseBaseline) else model
+    known = inner.parameters() if isinstance(inner, nn.Module) else ()
+    return next((weight.device for weight in known), torch.device("cpu"))
 
 
 def _draw(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from humr import losses
+from humr.devices import constant
 from humr.lifting_data import CERTAIN, SIGMA_UNIT, complete
 from humr.metrics import centre, mpjpe
 from humr.skeletons import CONDITION13, POSE16, index_map
@@ -105,7 +106,7 @@ def covariance(
 ) -> Float[Tensor, "batch 13 3"]:
     """Covariance (xx, xy, yy) over hypotheses of the condition's joints, relative to the hips."""
     points = centre(hypotheses[..., :2], POSE16.indices(["right_hip", "left_hip"]))
-    points = points[..., list(CONDITION_FROM_POSE), :]
+    points = points[..., constant(CONDITION_FROM_POSE, points.device), :]
     x, y = (points - points.mean(1, keepdim=True)).unbind(-1)
     products = torch.stack([x * x, x * y, y * y], -1)
     return products.sum(1) / (points.shape[1] - 1)

@@ -70,6 +70,7 @@ def _fit(
     about: dict[str, Any],
 ) -> training.Progress:
     pool, held_out = (_batch(run.world, split, seen) for split in TRAINING)
+    pool = pool.to(fabric.device)
 
     def draw(generator: torch.Generator) -> LiftingBatch:
         return pool.draw(run.training.batch, generator=generator, mirror=run.rule.mirror)

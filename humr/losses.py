@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from humr.devices import unrounded
+
 BANDWIDTHS = (0.05, 0.2, 0.9)  # HuMR section 4.5; in crop units
 MASK_TOLERANCE = 0.71  # mask pixels; about half the diagonal of a pixel, sqrt(1/2)
 
@@ -44,6 +46,7 @@ def reprojection(
     return (weight * error.where(used, 0)).sum(-1)
 
 
+@unrounded
 def orthonormality(sixd: Float[Tensor, "*batch joints 6"]) -> Float[Tensor, "*batch"]:
     r"""Deviation of 6D rotations from two orthonormal rows, mean of $(A A^\top - I)^2$.
 
@@ -237,14 +240,14 @@ def inside_mask(
     # in units of mask pixels, with pixel centres at integers; far and undefined points just miss
     first = 0.0 if whole else 0.5  # of the pixels
     position = ((points.detach() + 1) * (size / 2) - first).nan_to_num(-2.0).clamp(-2, size + 1)
-    corner = position.floor()
+    (x, y), (left, top) = position.unbind(-1), position.floor().unbind(-1)
     index = torch.arange(len(mask), device=mask.device).view(-1, *[1] * (points.ndim - 2))
     found = torch.zeros(points.shape[:-1], dtype=torch.bool, device=mask.device)
-    for step in product((0, 1), repeat=2):
-        pixel = corner + corner.new_tensor(step)
-        close = (position - pixel).square().sum(-1) <= MASK_TOLERANCE**2
-        exists = ((pixel >= 0) & (pixel < size)).all(-1)
-        column, row = pixel.long().clamp(0, size - 1).unbind(-1)
+    for right, down in product((0, 1), repeat=2):
+        u, v = left + right, top + down
+        close = (x - u).square() + (y - v).square() <= MASK_TOLERANCE**2
+        exists = (u >= 0) & (u < size) & (v >= 0) & (v < size)
+        column, row = (place.long().clamp(0, size - 1) for place in (u, v))
         found = found | (close & exists & mask[index, row, column])
     return found
 

@@ -43,6 +43,7 @@ def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> traini
     model = Humr(run.model)
     model.fit_statistics(pool)
     body = load_body("small").to(fabric.device)
+    pool = pool.to(fabric.device)
     objective = HumrObjective(model, body, run.weights, rule, config.hypotheses)
 
     def draw(generator: torch.Generator) -> Batch:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from humr.devices import constant
 from humr.losses import inside_mask
 from humr.rotations import similarity_align
 
@@ -22,7 +23,8 @@ def centre(
     points: Float[Tensor, "*batch points dim"], roots: Sequence[int]
 ) -> Float[Tensor, "*batch points dim"]:
     """Move the mean of the `roots` (the pelvis, or both hips) to the origin."""
-    return points - points[..., list(roots), :].mean(-2, keepdim=True)
+    index = constant(tuple(roots), points.device)
+    return points - points[..., index, :].mean(-2, keepdim=True)
 
 
 def joint_distance(

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from humr import environment, execution
+from humr.devices import pick_device
 from humr.paths import NOTEBOOKS, RUNS
 from humr.provenance import device_name, git_hash
 
@@ -130,13 +131,6 @@ def threads() -> int:
         return int(chosen)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, 8)
-
-
-def pick_device() -> torch.device:
-    """HUMR_DEVICE, else a CUDA device if there is one, else the CPU."""
-    return torch.device(
-        os.environ.get("HUMR_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
 
 
 def installed(name: str) -> str:

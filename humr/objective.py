@@ -37,6 +37,8 @@ class HumrObjective(nn.Module):
     are left out.
     """
 
+    articulated: Bool[Tensor, "17"]
+
     def __init__(
         self, model: Humr, body: Body, weights: Weights, supervision: Supervision, hypotheses: int
     ) -> None:
@@ -46,6 +48,8 @@ class HumrObjective(nn.Module):
         self.weights = weights
         self.supervision = supervision
         self.hypotheses = hypotheses
+        articulated = torch.tensor([joint in ARTICULATED for joint in range(17)])
+        self.register_buffer("articulated", articulated, persistent=False)
 
     def forward(
         self,
@@ -179,14 +183,12 @@ class HumrObjective(nn.Module):
         points = torch.where(batch.has_points[:, None, None], truth, batch.keypoints[..., :2])
         if rule.follow == "keypoints":
             points = batch.keypoints[..., :2]
-        articulated = torch.zeros(17, dtype=torch.bool, device=points.device)
-        articulated[list(ARTICULATED)] = True
         samples = batch.samples[:, : rule.heatmap_samples]
         targets = losses.supervision_targets(
             samples.roll(1, 0) if rule.heatmaps == "shuffled" else samples,
             points,
             self._confidence(batch),
-            articulated,
+            self.articulated,
             certain_from=rule.uncertain_below,
             visible_from=rule.invisible_below,
             floor=rule.floor,

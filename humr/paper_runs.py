@@ -231,8 +231,7 @@ def evaluate(
             f"{about['official']} was trained with another backbone than {BACKBONE}, whose "
             "features are evaluated; its results would be wrong"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, yardstick = model.to(device).eval(), load_yardstick(root=ROOT)
+    model, yardstick = model.eval(), load_yardstick(root=ROOT)
     focal = "diagonal" if default_focal else "given"
     parts = [
         official_evaluation.evaluate(
@@ -253,8 +252,7 @@ def curves(
     model: Humr, config: Licensed, people: int, counts: Sequence[int], *, seed: int = 0
 ) -> pd.DataFrame:
     """Curves over the number of hypotheses on some people of every test set (`paper_rows`)."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, yardstick = model.to(device).eval(), load_yardstick(root=ROOT)
+    model, yardstick = model.eval(), load_yardstick(root=ROOT)
     parts = [
         official_evaluation.curve(
             model,

@@ -286,12 +286,14 @@ class Propose(nn.Module):
         noise = normal_like(batch.points, *shape, generator=generator)
         return self.instance.decode(self.reach(noise, batch.points), batch.points)
 
+    @torch.no_grad()
     def sample(
         self, batch: LiftingBatch, count: int, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch count 17 3"]:
         """Draw hypotheses with the pelvis, which is at 0."""
         return complete(self.hypotheses(batch, count, generator=generator))
 
+    @torch.no_grad()
     def mode(self, batch: LiftingBatch) -> Float[Tensor, "batch 17 3"]:
         """Decode the base's mode: the paper's single hypothesis, not a mode over poses."""
         noise = batch.points.new_zeros(len(batch), 1, self.config.width)

@@ -160,7 +160,8 @@ class ProposeObjective(nn.Module):
         "Best" means least error of Eq. 13, and the random hypothesis is the first one [ours].
         All hypotheses are decoded, but only those that count once more with gradients.
         """
-        if torch.rand((), generator=generator, device=generator.device) < self.rule.share:
+        own = generator if generator.device.type == "cpu" else None  # no waiting for a coin
+        if torch.rand((), generator=own) < self.rule.share:
             return batch.pose.new_zeros(len(batch))
         shape = (len(batch), self.rule.hypotheses, self.model.config.width)
         noise = normal_like(batch.points, *shape, generator=generator)

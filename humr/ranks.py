@@ -7,6 +7,7 @@ first process writes files, validates and shows bars.
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from humr.config import Training
+from humr.devices import pick_device
+
+LONGEST = timedelta(
+    days=2
+)  # for which processes wait: the first one makes worlds, or waits itself
 
 
 def make_fabric(
@@ -32,19 +38,18 @@ def make_fabric(
 
     Args:
         config: its precision.
-        device: "cpu", "cuda", or "auto" for the latter if there is one.
+        device: "cpu", "cuda", or "auto" for `devices.pick_device`.
         devices: on each machine; one process for each.
         nodes: machines.
     """
     if devices < 1 or nodes < 1:
         raise ValueError(f"devices and nodes must be positive; got {devices} and {nodes}")
-    accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    accelerator = "cpu" if accelerator == "auto" else accelerator
+    accelerator = pick_device().type if device == "auto" else device
     options: Any = {"accelerator": accelerator, "devices": devices, "precision": config.precision}
     if devices * nodes == 1:
         return Fabric(**options)
     unchanged: Any = {_buffers_option(): False}  # buffers are the same everywhere and stay so
-    strategy = DDPStrategy(**unchanged)
+    strategy = DDPStrategy(timeout=LONGEST, **unchanged)
     fabric = Fabric(**options, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
@@ -77,6 +82,16 @@ def generator_of(seed: int, fabric: Fabric) -> torch.Generator:
     if fabric.global_rank:
         torch.manual_seed(own)
     return torch.Generator().manual_seed(own)
+
+
+def noise_of(fabric: Fabric, generator: torch.Generator) -> torch.Generator:
+    """Return the generator of the noise inside a step, on the device that reads it.
+
+    On CUDA it is the device's own, which dropout takes too and `random_states` keeps: noise from
+    the CPU would be drawn slowly, and every copy of it waited for.
+    """
+    device = fabric.device
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else generator
 
 
 def random_states(fabric: Fabric, generator: torch.Generator) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Store(Generic[T]):
         read: reads one shard.
         join: puts shards one after another.
         folder: in `data`.
+        command: that makes it.
+        workers: processes that make it, unless the caller says; None: as many as cores.
     """
 
     name: str
@@ -78,7 +80,8 @@ class Store(Generic[T]):
     read: Callable[[Path], T]
     join: Callable[[list[T]], T]
     folder: str = "world"
-    command: str = "world"  # that makes it
+    command: str = "world"
+    workers: int | None = None
 
     @property
     def directory(self) -> Path:
@@ -107,7 +110,7 @@ class Store(Generic[T]):
         ]
         if jobs:
             small = sum(self.length(*job) for job in jobs) <= WORTH_A_PROCESS
-            self._run(jobs, 1 if small else workers or os.cpu_count() or 1)
+            self._run(jobs, 1 if small else workers or self.workers or os.cpu_count() or 1)
         if jobs or not (self.directory / "manifest.json").exists():
             self._write_manifest()
         return self.directory

@@ -19,8 +19,9 @@ from humr.memory import peak_memory
 
 Device = torch.device | str
 SHORTEST = 0.02  # seconds: shorter works are run several times a repeat
-SIDE = 1024  # of the matrices whose product is the device's floor
-COPIED = 2**26  # bytes
+# Of the device's floor: side of the matrices that are multiplied, bytes that are copied. Smaller
+# ones do not fill a GPU, whose cache holds 50 MB.
+SIZES = {"cpu": (1024, 2**26), "cuda": (8192, 2**30)}
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
@@ -44,8 +45,9 @@ class Floor:
 
 def floor(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Floor:
     """Measure the floor of a device at one precision."""
-    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
-    source = torch.zeros(COPIED // 4, device=device)
+    side, copied = SIZES[torch.device(device).type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    source = torch.zeros(copied // 4, device=device)
     target = torch.empty_like(source)
     product = Work(name="product", run=lambda: a @ b)
     copy = Work(name="copy", run=lambda: target.copy_(source))
@@ -53,7 +55,7 @@ def floor(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Floor:
     fastest = {
         str(name): part["wall"].to_numpy().min().item() for name, part in found.groupby("name")
     }
-    return Floor(flops=2 * SIDE**3 / fastest["product"], bandwidth=2 * COPIED / fastest["copy"])
+    return Floor(flops=2 * side**3 / fastest["product"], bandwidth=2 * copied / fastest["copy"])
 
 
 def operations(work: Work) -> int:

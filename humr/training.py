@@ -26,7 +26,7 @@ from humr.config import Training
 from humr.files import write_text
 from humr.ledger import CAUSES, SUMS, Ledger
 from humr.provenance import provenance
-from humr.ranks import Fabric, generator_of, random_states, restore_states
+from humr.ranks import Fabric, generator_of, noise_of, random_states, restore_states
 from humr.ranks import make_fabric as make_fabric
 from humr.schedules import Average, rate_factor
 
@@ -120,7 +120,8 @@ class _Engine:
         self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
         self.optimizers: dict[str, Any] = dict(zip(self.players, made, strict=True))
         self.average = Average(self.model, config.average)
-        self.generator = generator_of(config.seed, fabric)
+        self.generator = generator_of(config.seed, fabric)  # of batches
+        self.noise = noise_of(fabric, self.generator)
 
     @property
     def others(self) -> dict[str, nn.Parameter]:
@@ -174,7 +175,7 @@ def fit(
                smoothing=0, postfix=_scores(progress), **hidden)  # fmt: skip
     flow = getattr(engine.model, "flow", None)
     with faster(config.fast, fabric.device, flow) as on, bar:
-        about["fast"] = list(on)
+        about["fast"] = on  # as it is when a checkpoint is written
         while progress.step < config.steps and not _stale(progress, config):
             ledger.add(progress.step, _fitting_step(engine, draw, progress.step))
             progress.step += 1
@@ -204,10 +205,13 @@ def _fitting_step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
 
     def attempt(size: int) -> None:
         batch = draw(engine.generator)[:size].to(engine.fabric.device)
-        turn = engine.turn(next(iter(engine.players)))
-        terms = engine.wrapped(lambda: batch, generator=engine.generator, **turn)
-        engine.fabric.backward(engine.objective.total(terms))
+        for name in engine.players:
+            turn = engine.turn(name)
+            terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
+            engine.fabric.backward(engine.objective.total(terms))
 
+    if engine.fabric.world_size > 1:  # the others would wait for gradients of the same attempts
+        return _step(engine, draw, step)
     what = "images of a step (Training.batch)"
     return with_advice(
         lambda: _step(engine, draw, step), what=what, size=engine.config.batch, attempt=attempt
@@ -233,7 +237,7 @@ def _update(engine: _Engine, draw: Draw, name: str) -> dict[str, Tensor]:
     config, fabric, player = engine.config, engine.fabric, engine.players[name]
     optimizer, turn = engine.optimizers[name], engine.turn(name)
     batch = draw(engine.generator).to(fabric.device)
-    terms = engine.wrapped(lambda: batch, generator=engine.generator, **turn)
+    terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
     total = engine.objective.total(terms)
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(total)

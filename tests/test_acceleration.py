@@ -56,7 +56,7 @@ def test_the_compiled_flow_is_the_flow(flow, given, monkeypatch):
     expected = drawn(copy.deepcopy(flow), given)
     plain = flow._transform
     with faster(["compiled"], flow=flow) as on:
-        assert on == ("compiled",)
+        assert on == ["compiled"]
         assert flow._transform is not plain
         for ours, theirs in zip(drawn(flow, given), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -70,13 +70,21 @@ def test_a_failing_compiler_costs_one_warning_and_no_result(flow, given, monkeyp
 
     monkeypatch.setattr(acceleration, "Compiled", partial(Compiled, backend=refuses))
     expected = drawn(copy.deepcopy(flow), given)
-    with faster(["compiled"], flow=flow), warnings.catch_warnings(record=True) as caught:
+    with faster(["compiled"], flow=flow) as on, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        assert on == ["compiled"]
         first, second = drawn(flow, given), drawn(flow, given)
+        assert on == []
     assert len([w for w in caught if "going on without it" in str(w.message)]) == 1
     for ours, again, theirs in zip(first, second, expected, strict=True):
         assert torch.equal(ours, theirs)
         assert torch.equal(again, theirs)
+
+
+def test_graphs_are_for_cuda(flow, monkeypatch):
+    monkeypatch.setattr(acceleration, "Compiled", partial(Compiled, backend="aot_eager"))
+    with faster(["graphs"], "cpu", flow) as on:
+        assert on == ["compiled"]
 
 
 def test_errors_of_the_function_itself_are_not_hidden():
@@ -97,13 +105,13 @@ def test_other_products_are_taken_only_where_they_pay(flow, given, monkeypatch):
     before = precision()
     monkeypatch.setattr(acceleration, "other_products_pay", lambda: True)
     with faster(["products"]) as on:
-        assert on == ("products",)
+        assert on == ["products"]
         assert precision() == "bf16"
     assert precision() == before
     monkeypatch.setattr(acceleration, "other_products_pay", lambda: False)
     with pytest.warns(UserWarning, match="no gain"):
         entered = turned_on(["products"])
-    assert entered == ((), before)
+    assert entered == ([], before)
 
 
 def test_the_flag_is_lifted_after_an_error(monkeypatch):
@@ -136,7 +144,7 @@ def test_without_the_library_there_are_no_other_products(monkeypatch):
 
 def test_tf32_is_for_cuda():
     with pytest.warns(UserWarning, match="this is cpu"):
-        assert turned_on(["tf32"])[0] == ()
+        assert turned_on(["tf32"])[0] == []
 
 
 @pytest.mark.parametrize(
@@ -155,5 +163,5 @@ def test_wrong_switches(switches, match):
 def test_nothing_chosen_changes_nothing(flow, given):
     expected = drawn(copy.deepcopy(flow), given)
     with faster([], flow=flow) as on:
-        assert on == ()
+        assert on == []
         assert all(torch.equal(a, b) for a, b in zip(drawn(flow, given), expected, strict=True))

@@ -319,6 +319,22 @@ def test_inference_first_does_not_spoil_training(small, generator):
     assert rotations.grad[:, 0].abs().max() > 0
 
 
+@pytest.mark.parametrize("correctives", [False, True])
+def test_autocast_rounds_nothing(corrected, correctives, device, generator):
+    body = load_body(corrected if correctives else "small").to(device)
+    rotations = random_rotations(3, generator=generator).to(device, torch.float32)
+    betas = random_betas(3, generator=generator, betas=body.betas).to(device, torch.float32)
+    folded = body.fold(torch.rand(5, len(body.template), generator=generator).to(device))
+
+    def everything():
+        points = body.regress(folded, rotations, betas)
+        return body.joints(rotations, betas), body.vertices(rotations, betas), points
+
+    expected = everything()
+    with torch.autocast(device.type, torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(everything(), expected, strict=True))
+
+
 def test_follows_device_and_dtype(device, generator):
     body = load_body("small").to(device)
     rotations = random_rotations(2, generator=generator).to(device, torch.float32)

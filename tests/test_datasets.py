@@ -91,6 +91,17 @@ def test_a_pool_may_show_fewer_labels_than_its_splits(records, generator):
         pool.showing(poses=5, points=2)
 
 
+def test_a_pool_on_a_device_makes_its_batches_there(records, device):
+    pool = Pool.of({"labelled": records[:10], "points": records[10:]})
+    options = {"samples": 3, "labelled": 0.25}
+    here = pool.draw(8, generator=torch.Generator().manual_seed(1), **options)
+    there = pool.to(device).draw(8, generator=torch.Generator().manual_seed(1), **options)
+    for name, value in here._there:
+        torch.testing.assert_close(getattr(there, name).cpu(), value)
+    elsewhere = pool.to("meta").draw(8, samples=3, generator=torch.Generator(), gaussian=False)
+    assert {value.device.type for _, value in elsewhere._there} == {"meta"}
+
+
 def test_gaussian_samples_have_the_moments_of_the_heatmaps(records, generator):
     batch = records.batch(samples=64, generator=generator, gaussian=True)
     image = records.crop.to_image(batch.samples.flatten(1, 2))

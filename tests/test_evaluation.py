@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from humr import evaluation
+from humr.bodies import Body, load_body
 
 COLUMNS = {
     "image", "template", "truncated", "hidden", "paper_hidden",
@@ -33,6 +34,15 @@ def test_evaluate_gives_one_row_per_image_and_repeats(records, body, model):
     assert np.isfinite(rows["energy_score"]).all()
     assert rows[always].isna().mean().max() < 0.5
     assert set(evaluation.summary(rows)) == COLUMNS - {"image", "template"}
+
+
+def test_everything_is_on_the_device_of_the_model(records, untrained, device, monkeypatch):
+    model, body = untrained().to(device), load_body("small")
+    moved, to = [], Body.to
+    monkeypatch.setattr(Body, "to", lambda body, where: moved.append(where) or to(body, where))
+    rows = evaluation.evaluate(model, body, records, hypotheses=2)
+    assert moved == [model.flow.mean.device]
+    assert np.isfinite(rows["energy_score"]).all()
 
 
 def test_pieces_do_not_change_what_is_measured(records, body, model, monkeypatch):

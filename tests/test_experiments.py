@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from torch import nn
 
 from humr import experiments, mesh_runs, shards
 from humr.checkpoints import save_model
-from humr.config import Run
+from humr.config import Run, to_dict
 from humr.mesh import Humr
 from humr.profiles import profile
 
@@ -69,6 +70,24 @@ def test_training_makes_its_world_finishes_and_is_not_repeated(apart):
     assert len(list((apart / "runs" / "evaluations").iterdir())) == 1
     experiments.evaluated(checkpoint, tiny.world, "test", hypotheses=3)  # other weights
     assert len(list((apart / "runs" / "evaluations").iterdir())) == 2
+
+
+def test_rows_are_measured_on_the_device_of_choice(apart, monkeypatch):
+    chosen = experiments.SHIPPED.with_name("elsewhere")
+    chosen.parent.mkdir(parents=True)
+    about = {"system": "humr", "run": to_dict(profile("smoke").run)}
+    save_model(chosen, mesh_runs.build(about), about)
+    seen = []
+
+    def measured(model, *_, **__):
+        seen.append(model.flow.mean.device.type)
+        return pd.DataFrame({"image": [0]})
+
+    monkeypatch.setattr(experiments, "pick_device", lambda: torch.device("meta"))
+    system = replace(experiments.SYSTEMS[Run], evaluate=measured)
+    monkeypatch.setitem(experiments.SYSTEMS, Run, system)
+    experiments.evaluated(chosen, profile("smoke").run.world, "test", hypotheses=3)
+    assert seen == ["meta"]
 
 
 def test_only_finished_runs_are_shipped(apart):

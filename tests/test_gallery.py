@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from humr import gallery, world
+from humr.bodies import load_body
 from humr.gallery import Facts, Gallery, Rule
 from humr.profiles import profile
 from humr.scenes import OBJECT_OCCLUDED, OUTSIDE, SELF_OCCLUDED, VISIBLE
@@ -73,6 +74,16 @@ def test_every_figure_shows_what_its_rule_asks_for(generator):
     assert table.image.is_unique
     assert set(", ".join(table.figure).split(", ")) == {"1", "2", "4", "5", "6", "S3", "S4", "S5",
                                                         "S6"}  # fmt: skip
+
+
+def test_facts_and_projections_come_from_the_device_of_the_model(records, untrained, device):
+    model, body = untrained().to(device), load_body("small")
+    found = gallery.facts(model, body, records, hypotheses=3, batch=9)
+    assert {value.device.type for value in vars(found).values()} == {"cpu"}
+    cases = gallery.choose(gallery.rules(found))
+    points = gallery.project_cases(model, body, records, cases, hypotheses=3, seed=0)
+    assert points.device.type == "cpu"
+    assert points.shape == (len(cases), 3, 2)
 
 
 @pytest.fixture

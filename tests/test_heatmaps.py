@@ -60,6 +60,11 @@ def test_cells_to_crop_is_row_major_and_jitters_within_the_cell(generator):
     assert distance.mean() == pytest.approx(0.25, abs=0.01)
 
 
+def test_jitter_is_drawn_where_the_generator_is_and_moved_to_the_cells(generator):
+    cells = torch.zeros(3, dtype=torch.long, device="meta")
+    assert HeatmapGrid().cells_to_crop(cells, generator=generator).device.type == "meta"
+
+
 # ---------------------------------------------------------------- calibration
 
 

@@ -19,6 +19,7 @@ LAYERS = (
     {
         "__init__",
         "paths",
+        "devices",
         "files",
         "provenance",
         "config",
@@ -68,13 +69,14 @@ LAYERS = (
 # Stricter than the layers: nothing else of humr.
 ONLY = {
     "__init__": set(),
-    "losses": {"rotations", "cameras", "heatmaps"},
-    "metrics": {"losses", "rotations", "cameras", "heatmaps"},
+    "losses": {"devices", "rotations", "cameras", "heatmaps"},
+    "metrics": {"losses", "devices", "rotations", "cameras", "heatmaps"},
+    "devices": set(),
     "flows": set(),
     "rotations": set(),
     "training": {"config", "files", "provenance", "checkpoints", "ledger", "ranks"}
     | {"capacity", "acceleration", "schedules"},
-    "ranks": {"config"},
+    "ranks": {"config", "devices"},
     "__main__": {"assets", "environment", "execution", "paths"},
     "assets": {"paths"},
     "environment": {"paths"},

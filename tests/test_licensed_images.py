@@ -231,6 +231,15 @@ def test_features_in_bfloat16_are_close(generator):
     torch.testing.assert_close(full, half, atol=1e-2, rtol=0)
 
 
+def test_a_stream_leaves_the_global_random_numbers_alone(images):
+    """They are dropout's: a run that goes on has restored them before its stream starts."""
+    before = torch.get_rng_state()
+    stream = stream_of(images)
+    stream.start(2)
+    stream(torch.Generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_test_sets_are_not_varied(root):
     found = evaluation_batches("emdb-p1-occl", Colours(), default_focal=True, batch=2, root=root)
     (first, rows), (second, last) = list(found)

@@ -281,6 +281,13 @@ def test_kinematic_chain_is_blind_to_rigid_motion_and_mirrors(generator):
     assert not torch.allclose(kinematic_chain(2 * pose, matrix), kinematic_chain(pose, matrix))
 
 
+def test_kinematic_chain_is_not_rounded_under_autocast(device, generator):
+    pose, matrix = torch.randn(2, 16, 3, generator=generator).to(device), bone_matrix().to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = kinematic_chain(pose, matrix)
+    assert torch.equal(found, kinematic_chain(pose, matrix))
+
+
 def test_critic_scores_each_pose_by_itself(generator):
     torch.manual_seed(0)
     critic = Critic(hidden=12, bones_hidden=20).double()

@@ -93,7 +93,7 @@ def test_licensed_curves_are_of_all_hard_images(licensed, tmp_path, monkeypatch)
     monkeypatch.setattr(lifting_paper_data, "ROOT", licensed)
     monkeypatch.setattr(shards, "DATA", tmp_path / "data")
     monkeypatch.setattr(lifting_curves, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(experiments, "load", lambda checkpoint: (Toy(), {}))
+    monkeypatch.setattr(experiments, "load", lambda *_: (Toy(), {}))
     monkeypatch.setattr(studies, "described", lambda job, rows: rows)
     weights = tmp_path / "best"
     weights.with_suffix(".safetensors").write_bytes(b"weights")

@@ -186,3 +186,9 @@ def test_drawn_with_mirror_images(records, generator):
         drawn = batch.draw(40, generator=generator, mirror=mirror)
         same = (drawn.pose[:, None] == batch.pose).flatten(2).all(-1).any(1)
         assert low <= int(same.sum()) <= high
+
+
+def test_images_are_drawn_where_they_are(records, generator):
+    drawn = records.batch().to("meta").draw(5, generator=generator, mirror=True)
+    assert {value.device.type for value in vars(drawn).values()} == {"meta"}
+    assert len(drawn) == 5

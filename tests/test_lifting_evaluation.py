@@ -357,6 +357,13 @@ def test_noise_baseline_is_a_lifter(data):
 # ----------------------------------------------------------------------------- bad input
 
 
+def test_inputs_go_to_the_device_of_the_weights():
+    flow = LiftingFlow(LiftingModel(blocks=1, hidden=8)).to("meta")
+    for model in (flow, evaluation.NoiseBaseline(flow, depth=0.05)):
+        assert evaluation.device_of(model).type == "meta"
+    assert evaluation.device_of(Toy()).type == "cpu"
+
+
 def test_bad_inputs_are_refused(data):
     with pytest.raises(ValueError, match="hypotheses must be at least 1; got 0"):
         evaluation.evaluate(Toy(), data, hypotheses=0)

@@ -48,6 +48,13 @@ def test_orthonormality_is_zero_for_rotations_only(generator):
     assert gradcheck(losses.orthonormality, randn(1, 2, 6, generator=generator).requires_grad_())
 
 
+def test_orthonormality_is_not_rounded_under_autocast(device, generator):
+    sixd = torch.randn(2, 4, 6, generator=generator).to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = losses.orthonormality(sixd)
+    assert torch.equal(found, losses.orthonormality(sixd))
+
+
 def test_camera_scale_by_hand():
     value = losses.camera_scale(torch.tensor([0.0, 0.1]).double())
     torch.testing.assert_close(value, torch.tensor([1.0, math.exp(-2)]).double())

@@ -160,10 +160,11 @@ def test_samples_have_shapes_and_repeat_with_their_generator(model, batch):
     def seeded(seed=3):
         return torch.Generator().manual_seed(seed)
 
-    with torch.no_grad():
-        samples = model.sample(batch, 5, generator=seeded())
-        poses = model.hypotheses(batch, 5, generator=seeded())
-        other = model.sample(batch, 5, generator=seeded(4))
+    samples = model.sample(batch, 5, generator=seeded())
+    poses = model.hypotheses(batch, 5, generator=seeded()).detach()
+    other = model.sample(batch, 5, generator=seeded(4))
+    assert not samples.requires_grad
+    assert not model.mode(batch).requires_grad
     assert samples.shape == (3, 5, 17, 3)
     assert poses.shape == (3, 5, 16, 3)
     assert poses.dtype == batch.points.dtype

@@ -280,6 +280,19 @@ def test_a_batch_of_one_has_every_term():
     assert terms_of(system, "instance", fake_batch(1))["pulling"] == 0
 
 
+def test_the_coin_never_waits_for_a_device(monkeypatch):
+    """Where noise comes from a device, the coin is of the CPU's own generator."""
+
+    class Elsewhere(torch.Generator):
+        device = torch.device("cuda")
+
+    tossed, own = [], seeded()
+    monkeypatch.setattr(torch, "rand", lambda *_, generator: tossed.append(generator) or 0.0)
+    for generator in (Elsewhere(), own):
+        objective(share=1.0)._bidirectional(fake_batch(), generator)
+    assert tossed == [None, own]
+
+
 def test_the_same_generator_gives_the_same_terms():
     system = objective()
     first, second, other = (terms_of(system, "instance", seed=s) for s in (1, 1, 2))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -130,6 +131,24 @@ def test_states_come_back(generator):
     assert torch.equal(torch.rand(3), first[1])
 
 
+def test_noise_is_drawn_where_it_is_read(generator, monkeypatch):
+    """On the CPU from the one generator; on CUDA from the device's own, which is kept anyway."""
+    fabric = ranks.make_fabric(CONFIG, device="cpu")
+    assert ranks.noise_of(fabric, generator) is generator
+    devices = [torch.Generator(), torch.Generator()]
+    monkeypatch.setattr(torch.cuda, "default_generators", tuple(devices))
+    monkeypatch.setattr(type(fabric), "device", torch.device("cuda", 1))
+    assert ranks.noise_of(fabric, generator) is devices[1]
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda d: devices[d.index].get_state())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, d: devices[d.index].set_state(state)
+    )
+    kept = ranks.random_states(fabric, generator)
+    first = torch.rand(3, generator=devices[1])
+    ranks.restore_states(kept, fabric, generator)
+    assert torch.equal(torch.rand(3, generator=devices[1]), first)
+
+
 def test_turns_are_for_one_process(monkeypatch):
     class Two(Line):
         def players(self):
@@ -139,6 +158,14 @@ def test_turns_are_for_one_process(monkeypatch):
     monkeypatch.setattr(type(fabric), "world_size", 2)
     with pytest.raises(ValueError, match="trained in one process; got several"):
         training._Engine(Two(), CONFIG, fabric)
+
+
+def test_processes_wait_long_for_the_first(monkeypatch):
+    """Making a world takes hours; torch's own patience is half an hour."""
+    kept, plain = {}, ranks.make_fabric(CONFIG, device="cpu")
+    monkeypatch.setattr(ranks, "Fabric", lambda **options: kept.update(options) or plain)
+    ranks.make_fabric(CONFIG, device="cpu", devices=2)
+    assert kept["strategy"]._timeout >= timedelta(days=1)
 
 
 @pytest.mark.parametrize("many", [{"devices": 0}, {"nodes": -1}])

@@ -1,7 +1,7 @@
 """Tests of humr.shards: a data set of squares."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -70,8 +70,10 @@ def test_enough_work_goes_to_several_processes(monkeypatch):
     store().generate(workers=2)
     monkeypatch.setattr(shards, "WORTH_A_PROCESS", 0)
     store().generate(workers=2)
+    replace(store(), workers=3).generate()
+    replace(store(), workers=3).generate(workers=2)
     todo = [("train", 0), ("train", 1), ("train", 2), ("test", 0)]
-    assert jobs == [(todo, 1), (todo, 2)]
+    assert jobs == [(todo, 1), (todo, 2), (todo, 3), (todo, 2)]
 
 
 def test_folders_differ_by_configuration_and_recipe():

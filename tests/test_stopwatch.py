@@ -54,8 +54,8 @@ def test_a_form_that_was_not_timed():
         stopwatch.timed([], repeats=0)
 
 
-def test_the_floor_is_two_rates():
-    found = stopwatch.floor()
+def test_the_floor_is_two_rates(device):
+    found = stopwatch.floor(device)
     assert found.flops > 1e8
     assert found.bandwidth > 1e8
 

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -29,11 +30,16 @@ class Line(nn.Module):
 
 
 class Dropping(Line):
-    """A network with dropout, which draws from the global generator of its device."""
+    """A network with dropout, which draws from the global generator of its device, and noise."""
 
     def __init__(self):
         super().__init__()
         self.model = nn.Sequential(nn.Linear(1, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+
+    def forward(self, batch, *, generator):
+        assert generator.device.type == batch.device.type
+        noise = torch.randn(batch.shape, generator=generator, device=generator.device)
+        return super().forward(batch + 0.01 * noise, generator=generator)
 
 
 class StopError(Exception):
@@ -363,6 +369,28 @@ def test_players_take_turns_with_batches_of_their_own(tmp_path):
     assert row["total"] == pytest.approx(row["critic"] + row["model"])
 
 
+class Starving(Duel):
+    """Memory is enough for ten numbers in the model's turn, for any in the critic's."""
+
+    def forward(self, batch, *, generator, player):
+        if player == "model" and len(batch) > 10:
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
+        return super().forward(batch, generator=generator, player=player)
+
+
+def test_the_size_that_fits_is_that_of_every_turn(tmp_path, monkeypatch):
+    with pytest.raises(MemoryError, match=r"for 32 images of a step .*; 8 fit"):
+        run(tmp_path, line=Starving())
+
+
+def test_several_processes_look_for_no_size_that_fits(monkeypatch):
+    hungry, fabric = Hungry(), training.make_fabric(CONFIG, device="cpu")
+    engine = training._Engine(hungry, CONFIG, fabric)
+    monkeypatch.setattr(type(fabric), "world_size", 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        training._fitting_step(engine, draw, 0)
+
+
 def test_a_turn_moves_its_own_player_only():
     duel = Duel(updates=1)
     engine = training._Engine(duel, CONFIG, training.make_fabric(CONFIG, device="cpu"))
@@ -415,3 +443,16 @@ def test_switches_are_on_while_training_and_named(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "last.json").read_text())["fast"] == ["products"]
     with pytest.raises(ValueError, match="no switch warp"):
         run(tmp_path / "other", replace(CONFIG, fast=("warp",)))
+
+
+def test_a_switch_that_fails_is_not_named(tmp_path, monkeypatch):
+    on = ["compiled"]
+
+    class Failing(Line):
+        def forward(self, batch, *, generator):
+            on.clear()
+            return super().forward(batch, generator=generator)
+
+    monkeypatch.setattr(training, "faster", lambda *_: nullcontext(on))
+    run(tmp_path, replace(CONFIG, steps=2), line=Failing())
+    assert json.loads((tmp_path / "best.json").read_text())["fast"] == []
