@@ -5,7 +5,7 @@ import pytest
 import torch
 from formats import write_annotations
 
-from humr.annotations import OPENPOSE25, read_annotations, read_boxes, well_detected
+from humr.annotations import OPENPOSE25, read_annotations, read_boxes, size_of, well_detected
 from humr.licensed import SETS
 from humr.skeletons import COCO17, index_map
 
@@ -61,7 +61,7 @@ def test_what_differs_between_sets(tmp_path):
     assert sizes["3dpw-train-smplx"] == [1080, 1920]  # stored as height, width
     assert sizes["static-gym"] == [1280, 720]
     assert sizes["closeup-gym"] == [720, 1280]
-    assert sizes["emdb-p1"] is None
+    assert sizes["emdb-p1"] == sizes["emdb-p1-occl"] == [1440, 1920]
     assert people["emdb-p1"].gender.tolist() == ["male", "female", "female", "male", "female"]
     assert set(people["static-gym"].gender) == {"unknown"}
     assert people["static-gym"].joints is not None
@@ -175,6 +175,16 @@ def test_boxes_are_those_of_the_annotations(tmp_path, name):
     assert boxes.image.tolist() == people.image.tolist()
     assert torch.equal(boxes.box, people.box)
     assert torch.equal(boxes.mask_valid, people.mask_valid)
+    size = size_of(boxes, 3)
+    assert size is not None
+    assert torch.equal(size, size_of(people, 3))
+    assert size.tolist() == (people.image_size[3].tolist())
+
+
+def test_the_size_of_a_photograph_may_be_unknown(tmp_path):
+    write_annotations(tmp_path, "3dpw-test-cam", orig_shape=None)
+    assert size_of(read_boxes("3dpw-test-cam", root=tmp_path), 0) is None
+    assert size_of(read_annotations("3dpw-test-cam", root=tmp_path), 0) is None
 
 
 def test_boxes_need_neither_detections_nor_labels(tmp_path):
