@@ -39,6 +39,7 @@ LARGEST_ERROR = 13.0  # px per unit of `scale`: 6.5 % of the box side
 COUNTED, SEEN = 0.2, 0.5  # confidence from which a detection counts, and from which it is seen
 FEWEST_SEEN = 8  # more than these
 BEYOND = 100.0  # px that detections may lie outside the photograph
+FAR = 0.1  # of the box side: the median seen detection lies nearer to its label
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,18 @@ def read_annotations(name: str, *, root: Path = LICENSED) -> Annotations:
             "cause: a file for training where one for the test is expected, or the reverse"
         )
     detected = tensor("vitpose", 17, 3)
-    confidence = detected[..., 2:].clamp(0, 1)
+    keypoints = torch.cat([detected[..., [1, 0]], detected[..., 2:].clamp(0, 1)], -1)
+    labels = tensor("gt_coco_25j", 25, 2)[:, list(_COCO)]
+    box = torch.cat([tensor("center", 2), _side(path, tensor("scale"))], -1)
+    _check_order(path, keypoints, labels, box)
     return Annotations(
         name=name,
         image=_texts(arrays["imgname"]),
         gender=_genders(path, arrays.get("gender"), count),
         row=torch.arange(count),
-        box=torch.cat([tensor("center", 2), _side(path, tensor("scale"))], -1),
-        keypoints=torch.cat([detected[..., [1, 0]], confidence], -1),
-        true_keypoints=tensor("gt_coco_25j", 25, 2)[:, list(_COCO)],
+        box=box,
+        keypoints=keypoints,
+        true_keypoints=labels,
         pose=pose[:, : 3 * joints].unflatten(-1, (joints, 3)),
         betas=tensor("shape", betas),
         mask_valid=_mask_valid(path, arrays, count),
@@ -215,6 +219,23 @@ def _sizes(
     if "orig_shape" not in arrays:
         return None
     return _checked(path, "orig_shape", arrays["orig_shape"], (count, 2)).flip(-1)
+
+
+def _check_order(path: Path, keypoints: Tensor, labels: Tensor, box: Tensor) -> None:
+    """Refuse detections (x, y, confidence) that lie near their labels only if x and y change."""
+    seen, points = keypoints[..., 2] > SEEN, keypoints[..., :2]
+    if seen.sum() <= FEWEST_SEEN:
+        return
+    got, exchanged = (
+        ((found - labels).norm(dim=-1) / box[:, 2:])[seen].median().item()
+        for found in (points, points.flip(-1))
+    )
+    if got > FAR and exchanged < got / 2:
+        raise ValueError(
+            f"{shown(path)}: vitpose must hold (y, x, confidence) near gt_coco_25j, (x, y); got a "
+            f"median distance of {got:.2g} box sides, and {exchanged:.2g} with x and y exchanged. "
+            "Usual cause: detections that were stored as (x, y, confidence)"
+        )
 
 
 def _joints(path: Path, values: np.ndarray, count: int) -> Tensor:
