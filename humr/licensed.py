@@ -116,8 +116,9 @@ def data_set(name: str) -> DataSet:
 
 
 def shown(path: Path) -> str:
-    """Return the path relative to `data`, as messages show it."""
-    return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
+    """Return the path relative to `data`, as messages show it; elsewhere it is as it was given."""
+    whole = path.absolute()
+    return whole.relative_to(DATA).as_posix() if whole.is_relative_to(DATA) else str(path)
 
 
 def find(folder: Path, *names: str) -> Path:

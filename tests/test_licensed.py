@@ -1,5 +1,7 @@
 """Tests of humr.licensed."""
 
+from pathlib import Path
+
 import pytest
 
 from humr import licensed
@@ -22,6 +24,14 @@ def test_sizes_are_width_and_height_of_upright_photographs():
     assert data_set("zoom-gym").image_size == data_set("agora-bfh").image_size == (1280, 720)
     assert data_set("emdb-p1").image_size == data_set("emdb-p1-occl").image_size == (1440, 1920)
     assert data_set("3dpw-test-cam").image_size is None  # some are upright, some are not
+
+
+def test_paths_are_shown_from_the_data_folder(tmp_path, monkeypatch):
+    inside = Path("data", "licensed", "b.npz")
+    monkeypatch.chdir(DATA.parent)
+    assert shown(inside) == "licensed/b.npz"
+    monkeypatch.chdir(tmp_path)
+    assert shown(inside) == str(inside)
 
 
 def test_paths(tmp_path):
