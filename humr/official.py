@@ -55,7 +55,7 @@ LIFTING = LiftingModel(hidden=1028)
 SLOPE = 0.636  # FrEIA's 2 / pi
 # Where the checkpoints are.
 HUMR_SITE = SOURCES["HuMR weights"].site
-LIFTING_SITE = "links in the repository of ICCV 2021's authors"
+LIFTING_SITE = "the repository of its authors (ICCV 2021), which links it"
 
 
 # ------------------------------------------------------------------------------- HuMR

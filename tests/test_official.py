@@ -560,7 +560,7 @@ def test_another_top_level_is_refused(content, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*model\.pt; get it from links"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*model\.pt; get it from the rep"):
         official.read_lifting(tmp_path / "model.pt")
     inside = DATA / "official" / "model.pt"
     with pytest.raises(FileNotFoundError, match=r"no checkpoint official.model\.pt; get it"):
@@ -568,7 +568,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("system", "site"), [("humr", r"cloud\.tnt\S+"), ("lifting", "links in the repository .*")]
+    ("system", "site"), [("humr", r"cloud\.tnt\S+"), ("lifting", r"the repository \S+ its .*")]
 )
 def test_the_command_says_where_a_missing_file_is_from(system, site, monkeypatch, capsys):
     monkeypatch.chdir(DATA.parent)
