@@ -39,6 +39,7 @@ LARGEST_ERROR = 13.0  # px per unit of `scale`: 6.5 % of the box side
 COUNTED, SEEN = 0.2, 0.5  # confidence from which a detection counts, and from which it is seen
 FEWEST_SEEN = 8  # more than these
 BEYOND = 100.0  # px that detections may lie outside the photograph
+FAR = 0.1  # of the box side: the median seen detection lies nearer to its label
 
 
 @dataclass(frozen=True)
@@ -94,23 +95,25 @@ def read_annotations(name: str, *, root: Path = LICENSED) -> Annotations:
             f"{shown(path)}: pose_cam must have {3 * joints} columns; got {pose.shape[1]}. Usual "
             "cause: a file for training where one for the test is expected, or the reverse"
         )
-    size, detected = described.image_size, tensor("vitpose", 17, 3)
-    fixed = None if size is None else torch.tensor(size, dtype=torch.float32).expand(count, 2)
-    confidence = detected[..., 2:].clamp(0, 1)
+    detected = tensor("vitpose", 17, 3)
+    keypoints = torch.cat([detected[..., [1, 0]], detected[..., 2:].clamp(0, 1)], -1)
+    labels = tensor("gt_coco_25j", 25, 2)[:, list(_COCO)]
+    box = torch.cat([tensor("center", 2), _side(path, tensor("scale"))], -1)
+    _check_order(path, keypoints, labels, box)
     return Annotations(
         name=name,
         image=_texts(arrays["imgname"]),
         gender=_genders(path, arrays.get("gender"), count),
         row=torch.arange(count),
-        box=torch.cat([tensor("center", 2), _side(path, tensor("scale"))], -1),
-        keypoints=torch.cat([detected[..., [1, 0]], confidence], -1),
-        true_keypoints=tensor("gt_coco_25j", 25, 2)[:, list(_COCO)],
+        box=box,
+        keypoints=keypoints,
+        true_keypoints=labels,
         pose=pose[:, : 3 * joints].unflatten(-1, (joints, 3)),
         betas=tensor("shape", betas),
         mask_valid=_mask_valid(path, arrays, count),
         joints=_joints(path, arrays["gtkps"], count) if "gtkps" in arrays else None,
         intrinsics=tensor("cam_int", 3, 3) if "cam_int" in arrays else None,
-        image_size=tensor("orig_shape", 2).flip(-1) if "orig_shape" in arrays else fixed,
+        image_size=_sizes(path, arrays, described, count),
     )
 
 
@@ -122,6 +125,7 @@ class Boxes:
     image: np.ndarray  # (people,) as in `Annotations`, as the others
     box: Float[Tensor, "people 3"]
     mask_valid: Bool[Tensor, " people"]
+    image_size: Float[Tensor, "people 2"] | None
 
     def __len__(self) -> int:
         return len(self.box)
@@ -129,16 +133,22 @@ class Boxes:
 
 def read_boxes(name: str, *, root: Path = LICENSED) -> Boxes:
     """Read the boxes of all rows; the file may lack detections, poses and labels."""
-    path = root / "annotations" / data_set(name).annotations
-    optional = ("object_occlusion", "valid_emdb_mask")
+    described = data_set(name)
+    path = root / "annotations" / described.annotations
+    optional = ("object_occlusion", "valid_emdb_mask", "orig_shape")
     arrays = read_npz(path, ("imgname", "center", "scale"), optional=optional)
     count = len(arrays["imgname"])
     centre = _checked(path, "center", arrays["center"], (count, 2))
     side = _side(path, _checked(path, "scale", arrays["scale"], (count,)))
     return Boxes(
         name, _texts(arrays["imgname"]), torch.cat([centre, side], -1),
-        _mask_valid(path, arrays, count),
+        _mask_valid(path, arrays, count), _sizes(path, arrays, described, count),
     )  # fmt: skip
+
+
+def size_of(people: Annotations | Boxes, index: int) -> Float[Tensor, "2"] | None:
+    """Return width and height of a person's photograph, where they are known without it."""
+    return None if people.image_size is None else people.image_size[index]
 
 
 def well_detected(people: Annotations) -> Bool[Tensor, " people"]:
@@ -198,6 +208,34 @@ def _side(path: Path, scale: Tensor) -> Tensor:
             f"{scale.min():g}. Usual cause: people without a box were not removed"
         )
     return SCALE * scale[:, None]
+
+
+def _sizes(
+    path: Path, arrays: dict[str, np.ndarray], described: DataSet, count: int
+) -> Tensor | None:
+    """Width and height of everybody's photograph; in files height and width, where they differ."""
+    if described.image_size is not None:
+        return torch.tensor(described.image_size, dtype=torch.float32).expand(count, 2)
+    if "orig_shape" not in arrays:
+        return None
+    return _checked(path, "orig_shape", arrays["orig_shape"], (count, 2)).flip(-1)
+
+
+def _check_order(path: Path, keypoints: Tensor, labels: Tensor, box: Tensor) -> None:
+    """Refuse detections (x, y, confidence) that lie near their labels only if x and y change."""
+    seen, points = keypoints[..., 2] > SEEN, keypoints[..., :2]
+    if seen.sum() <= FEWEST_SEEN:
+        return
+    got, exchanged = (
+        ((found - labels).norm(dim=-1) / box[:, 2:])[seen].median().item()
+        for found in (points, points.flip(-1))
+    )
+    if got > FAR and exchanged < got / 2:
+        raise ValueError(
+            f"{shown(path)}: vitpose must hold (y, x, confidence) near gt_coco_25j, (x, y); got a "
+            f"median distance of {got:.2g} box sides, and {exchanged:.2g} with x and y exchanged. "
+            "Usual cause: detections that were stored as (x, y, confidence)"
+        )
 
 
 def _joints(path: Path, values: np.ndarray, count: int) -> Tensor:

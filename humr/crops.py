@@ -26,17 +26,28 @@ LEAST_SHARE = 1e-3  # px; OpenCV ignores smaller shares of a pixel
 LEAST_OVERLAP = 10.0  # px of the photograph that a varied box must reach
 
 
-def photograph(name: str, image: str, *, root: Path = LICENSED) -> RgbImage:
-    """Read a photograph of a data set (`Annotations.image`), upright, of the expected size."""
+def photograph(
+    name: str, image: str, *, size: Float[Tensor, "2"] | None = None, root: Path = LICENSED
+) -> RgbImage:
+    """Read a photograph of a data set, upright, of the expected size.
+
+    Args:
+        name: of the data set.
+        image: as in `Annotations.image`.
+        size: width and height by the annotations, which counts where photographs differ, 3DPW.
+        root: where the files lie.
+    """
     described, path = data_set(name), image_path(name, image, root=root)
     pixels = load_image(path)
     pixels = np.rot90(pixels, -1) if described.rotated else pixels
-    size = pixels.shape[1], pixels.shape[0]
-    if described.image_size not in (None, size):
+    expected, got = described.image_size, pixels.shape[1::-1]
+    if expected is None and size is not None:
+        expected = tuple(size.int().tolist())
+    if expected not in (None, got):
         raise ValueError(
-            f"{shown(path)}: photographs of {name} must have {described.image_size} px, upright; "
-            f"got {size}. Usual cause: another version of the data set, or photographs that "
-            "somebody turned or made smaller"
+            f"{shown(path)}: this photograph of {name} must have {expected} px (width, height), "
+            f"upright; got {got}. Usual cause: another version of the data set, or photographs "
+            "that somebody turned or made smaller"
         )
     return pixels
 

@@ -6,6 +6,7 @@ the one on which images are evaluated.
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from humr.licensed import LICENSED, shown
@@ -20,6 +21,7 @@ _INNER = {
     "bboxes": ("bboxes", "invalid_idxs"),
 }
 _GENDERS = ("male", "female", "neutral")
+_OTHER = "Usual cause: a file of another version, or one that was converted for another project"
 
 
 def sequences(*, root: Path = LICENSED) -> list[Path]:
@@ -41,12 +43,20 @@ def read_emdb(path: Path, *, margin: float = 1.0) -> SmplFrames:
     """
     file, data = shown(path), read_dictionary(path, _KEYS)
     for key, inner in _INNER.items():
-        missing = [name for name in inner if name not in data[key]]
-        if missing:
-            raise ValueError(f"{file}: {key} lacks {', '.join(missing)}")
-    if data["gender"] not in _GENDERS:
+        there = data[key] if isinstance(data[key], dict) else {}
+        if missing := [name for name in inner if name not in there]:
+            got = ", ".join(map(str, there)) or type(data[key]).__name__
+            raise ValueError(
+                f"{file}: {key} lacks {', '.join(missing)}; expected a dictionary with "
+                f"{', '.join(inner)}; got {got}. {_OTHER}"
+            )
+    if not isinstance(data["gender"], str) or data["gender"] not in _GENDERS:
         raise ValueError(
             f"{file}: gender must be one of {', '.join(_GENDERS)}; got {data['gender']!r}"
+        )
+    if not isinstance(data["n_frames"], (int, np.integer)):
+        raise ValueError(
+            f"{file}: n_frames must be a whole number; got {data['n_frames']!r}. {_OTHER}"
         )
     count = int(data["n_frames"])
 
@@ -77,8 +87,18 @@ def read_emdb(path: Path, *, margin: float = 1.0) -> SmplFrames:
 
 def _boxes(file: str, stored: dict, good: torch.Tensor, margin: float) -> torch.Tensor:
     """Boxes of good frames; what lies in the file for invalid boxes is not looked at."""
-    invalid = tensor(stored["invalid_idxs"], (None,), "bboxes.invalid_idxs", file).long()
-    corners = torch.as_tensor(stored["bboxes"], dtype=torch.float64).clone()
-    corners[invalid] = 0
-    shape = (len(good), 4)
-    return squares(tensor(corners.numpy(), shape, "bboxes.bboxes", file, good), margin)
+    invalid, count = (
+        tensor(stored["invalid_idxs"], (None,), "bboxes.invalid_idxs", file),
+        len(good),
+    )
+    wrong = (invalid < 0) | (invalid >= count) | (invalid != invalid.round())
+    if wrong.any():
+        raise ValueError(
+            f"{file}: bboxes.invalid_idxs must be frames, 0 to {count - 1}; got "
+            f"{invalid[wrong][0]:g}. {_OTHER}"
+        )
+    counted = good.index_fill(0, invalid.long(), value=False)
+    corners = tensor(stored["bboxes"], (count, 4), "bboxes.bboxes", file, counted)
+    boxes = corners.new_full((count, 3), torch.nan)
+    boxes[counted] = squares(corners, margin)
+    return boxes[good]

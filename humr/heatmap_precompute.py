@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from humr.annotations import Annotations, Boxes, read_boxes
+from humr.annotations import Annotations, Boxes, read_boxes, size_of
 from humr.crops import crop, photograph
 from humr.devices import pick_device
 from humr.environment import say
@@ -37,7 +37,7 @@ from humr.heatmaps import sample_cells
 from humr.keypoint_decoding import CROP, decode, middle, to_crop, to_photograph
 from humr.keypoint_files import Keypoints, keypoints_path
 from humr.licensed import LICENSED, VITPOSE, find, shown
-from humr.person_masks import evaluation_crop, has_mask, mask_path, read_mask
+from humr.person_masks import evaluation_crop, has_mask, read_mask
 from humr.vitpose import ViTPose, read_vitpose
 
 SAMPLES = SHAPE[0]
@@ -90,25 +90,19 @@ class Photographs(Dataset[Look]):
 
     def __getitem__(self, index: int) -> Look:
         image, rows = self.groups[index]
-        pixels = photograph(self.people.name, image, root=self.root)
-        mask = self._mask(image, pixels, needed=bool(self.people.mask_valid[rows].any()))
+        given = size_of(self.people, rows[0])
+        pixels = photograph(self.people.name, image, size=given, root=self.root)
+        mask = self._mask(image, needed=bool(self.people.mask_valid[rows].any()))
         boxes = self.people.box[rows]
         squares = torch.stack([crop(pixels, box, size=CROP) for box in boxes])
         distances = torch.stack([torch.from_numpy(distance_map(mask, box)) for box in boxes])
         return Look(torch.tensor(rows), middle(squares), distances)
 
-    def _mask(self, image: str, pixels: np.ndarray, *, needed: bool) -> np.ndarray | None:
+    def _mask(self, image: str, *, needed: bool) -> np.ndarray | None:
         name = self.people.name
         if not self.masks or not (needed or has_mask(name, image, root=self.root)):
             return None
-        mask = read_mask(name, image, root=self.root)
-        if mask.shape != pixels.shape[:2]:
-            raise ValueError(
-                f"{shown(mask_path(name, image, root=self.root))} must have the photograph's "
-                f"{pixels.shape[:2]} px (height, width); got {mask.shape}. Usual cause: masks of "
-                "another resolution"
-            )
-        return mask
+        return read_mask(name, image, root=self.root)
 
 
 def distance_map(

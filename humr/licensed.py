@@ -74,9 +74,14 @@ class DataSet:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Width and height of all photographs, upright; None where they differ."""
-        if self.source not in ("BEDLAM", "AGORA"):
+        """Width and height of all photographs and masks, upright; None where they differ, 3DPW.
+
+        That of EMDB holds for its first part, which is all that is used.
+        """
+        if self.source == "3DPW":
             return None
+        if self.source == "EMDB":
+            return (1440, 1920)
         return (720, 1280) if self.rotated else (1280, 720)
 
 
@@ -111,8 +116,9 @@ def data_set(name: str) -> DataSet:
 
 
 def shown(path: Path) -> str:
-    """Return the path relative to `data`, as messages show it."""
-    return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
+    """Return the path relative to `data`, as messages show it; elsewhere it is as it was given."""
+    whole = path.absolute()
+    return whole.relative_to(DATA).as_posix() if whole.is_relative_to(DATA) else str(path)
 
 
 def find(folder: Path, *names: str) -> Path:
@@ -135,4 +141,4 @@ def existing(path: Path) -> Path:
 def image_path(name: str, image: str, *, root: Path = LICENSED) -> Path:
     """Return the path of a photograph; a missing .png is looked for as .jpg (official code)."""
     path = root / data_set(name).images / image
-    return existing(path if path.is_file() else path.with_suffix(".jpg"))
+    return find(path.parent, *dict.fromkeys((path.name, path.with_suffix(".jpg").name)))

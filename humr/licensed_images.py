@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from humr.annotations import Annotations, read_annotations, well_detected
+from humr.annotations import Annotations, read_annotations, size_of, well_detected
 from humr.crops import EVALUATION_SIZE, SIZE, crop, photograph, varied, window
 from humr.datasets import Batch, pack_mask
 from humr.licensed import LICENSED, SETS, data_set
@@ -153,7 +153,8 @@ class LicensedImages(Dataset[Example]):
     def crops(self, index: int, variant: int) -> Crops:
         """Return a crop: the box and the colours vary, but for `AS_ANNOTATED`."""
         person = self.person(index)
-        photo = photograph(person.name, str(person.image[0]), root=self.root)
+        image, given = str(person.image[0]), size_of(person, 0)
+        photo = photograph(person.name, image, size=given, root=self.root)
         size, box = torch.tensor(photo.shape[1::-1]).float(), person.box[0]
         if variant != AS_ANNOTATED:
             names = [self.config.seed, list(SETS).index(person.name), int(person.row), variant]
@@ -201,7 +202,8 @@ class TestImages(Dataset[Crops]):
 
     def __getitem__(self, index: int) -> Crops:
         name, image = self.people.name, str(self.people.image[index])
-        photo, box = photograph(name, image, root=self.root), self.people.box[index]
+        given, box = size_of(self.people, index), self.people.box[index]
+        photo = photograph(name, image, size=given, root=self.root)
         mask = np.ones((EVALUATION_SIZE, EVALUATION_SIZE), bool)
         if self.people.mask_valid[index]:
             mask = evaluation_crop(read_mask(name, image, root=self.root), box)

@@ -26,7 +26,9 @@ from humr.lifting_data import (
     Gaussians,
     LiftingBatch,
     as_seen,
+    normalised,
 )
+from humr.skeletons import H36M17, MPII16, index_map
 
 CELLS = 64  # of a heatmap along each axis; a cell is the paper's pixel
 LOW = 0.1  # of the peak: moments are of what lies above
@@ -34,6 +36,7 @@ LOW = 0.1  # of the peak: moments are of what lies above
 # t = -log LOW.
 KEPT = 1 + math.log(LOW) * LOW / (1 - LOW)
 PELVIS_TO_JOINT = (0.1, 1.2)  # metres, mean over the joints of a median pose
+FAR = 0.5  # standard deviations of a 2D pose: the median joint lies nearer to its projection
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,32 @@ def checked(images: LicensedLifting, path: Path) -> LicensedLifting:
             f"{shown(path)}: joints lie {reach:.3g} m from the pelvis in a median pose; expected "
             "{} to {} m. Usual cause: a file with another unit (mm, m)".format(*PELVIS_TO_JOINT)
         )
+    _check_order(images, path)
     return images
+
+
+def _check_order(images: LicensedLifting, path: Path) -> None:
+    """Refuse 2D poses that look like the 3D poses, seen from far away, only in another order."""
+    points = images.points
+    by_joint = points.mT.reshape(points.shape)  # as if x0, y0, x1, ... had been stored
+    orders = {
+        "as they are": points,
+        "with x and y exchanged": points.flip(-1),
+        "read joint after joint": by_joint,
+        "read joint after joint, y before x": by_joint.flip(-1),
+    }
+    true = normalised(images.joints[:, list(index_map(H36M17, MPII16)), :2])
+    off = {  # poses without extent are not numbers, and do not count
+        order: (normalised(each) - true).norm(dim=-1).nanmedian().item()
+        for order, each in orders.items()
+    }
+    got, best = off["as they are"], min(off, key=lambda order: off[order])
+    if got > FAR and off[best] < got / 2:
+        raise ValueError(
+            f"{shown(path)}: 2D poses must agree with the 3D poses; in a median pose joints are "
+            f"{got:.2g} standard deviations off, but {off[best]:.2g} {best}. Usual cause: a file "
+            "whose 2D poses were stored in another order"
+        )
 
 
 def expect(path: Path, name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -36,6 +36,7 @@ from humr.feature_cache import BACKBONE, read_backbone
 from humr.files import digest
 from humr.flows import FixedPermutation
 from humr.hrnet import HRNet
+from humr.inventory import SOURCES
 from humr.licensed import LICENSED, shown
 from humr.lifting import LATENT, POINTS, POSE, LiftingFlow
 from humr.lifting_config import LiftingModel
@@ -52,6 +53,9 @@ OURS_ALONE = ("encoder.feature_mean", "encoder.feature_std", "flow.mean", "flow.
 CHANNELS = 15  # all four branches of the backbone, in widths of the finest
 LIFTING = LiftingModel(hidden=1028)
 SLOPE = 0.636  # FrEIA's 2 / pi
+# Where the checkpoints are.
+HUMR_SITE = SOURCES["HuMR weights"].site
+LIFTING_SITE = "the repository of its authors (ICCV 2021), which links it"
 
 
 # ------------------------------------------------------------------------------- HuMR
@@ -67,13 +71,35 @@ def read_humr(path: Path, model: Model | None = None) -> tuple[Humr, HRNet, Mode
         path: the `.ckpt` file.
         model: sizes other than the paper's.
     """
-    content = load(path, "state_dict", LIGHTNING)
+    content = load(_found(path, HUMR_SITE), "state_dict", LIGHTNING)
     model = model or Model()
     settings = content.get("hyper_parameters") or {}
-    clamp = settings.get("FREIA_NF", {}).get("CLAMP", model.clamp)
-    model = replace(model, clamp=float(clamp))
+    model = replace(model, clamp=_clamp(path, settings, model.clamp))
     humr, backbone = humr_from_official(content["state_dict"], model, name=label(path))
     return humr, backbone, model
+
+
+def _found(path: Path, site: str) -> Path:
+    """Return the path of a checkpoint that is there; say how to get it otherwise."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint {shown(path)}; get it from {site}. data/README.md says where files go"
+        )
+    return path
+
+
+def _clamp(path: Path, settings: object, default: float) -> float:
+    """Return the clamp of a file's settings, or the default where these have none."""
+    flow = settings.get("FREIA_NF", {}) if isinstance(settings, Mapping) else None
+    clamp = flow.get("CLAMP", default) if isinstance(flow, Mapping) else None
+    if isinstance(clamp, (int, float)) and 0 < clamp < math.inf:
+        return float(clamp)
+    wrong = next((each for each in (settings, flow) if not isinstance(each, Mapping)), clamp)
+    raise ValueError(
+        f"{label(path)}: hyper_parameters must be settings by name, of which FREIA_NF.CLAMP, if "
+        f"it is there, is a number above 0; got {wrong!r:.60}. Usual cause: a file that somebody "
+        "changed, or a checkpoint of another project"
+    )
 
 
 def humr_from_official(
@@ -165,7 +191,7 @@ def read_lifting(
         slope: 0.636 for the function that was trained; 2 / pi for the one that is printed, which
             has log-scales 0.1 % larger with the same weights.
     """
-    net = load(path, "net", {"net", "opt"})["net"]
+    net = load(_found(path, LIFTING_SITE), "net", {"net", "opt"})["net"]
     return lifting_from_official(net, sizes, slope=slope, name=label(path))
 
 
@@ -262,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     convert = {"humr": convert_humr, "lifting": convert_lifting}[options.system]
     try:
         remark = convert(options.file, options.stem)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         say(f"humr: {error}")
         return 1
     say(f"written: {options.stem}.safetensors and .json{f'; {remark}' if remark else ''}")

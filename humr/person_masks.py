@@ -44,7 +44,8 @@ def has_mask(name: str, image: str, *, root: Path = LICENSED) -> bool:
 
 
 def read_mask(name: str, image: str, *, root: Path = LICENSED) -> Bool[np.ndarray, "height width"]:
-    """Read the mask of a whole photograph."""
+    """Read the mask of a whole photograph, of the photograph's size."""
+    described = data_set(name)
     path = existing(mask_path(name, image, root=root))
     try:
         with Image.open(path) as file:
@@ -53,14 +54,21 @@ def read_mask(name: str, image: str, *, root: Path = LICENSED) -> Bool[np.ndarra
         raise ValueError(
             f"{shown(path)} is no readable image: {error}. Usual cause: a partial download"
         ) from error
-    match data_set(name).source:
+    match described.source:
         case "BEDLAM":
             person = grey < 127.5
         case "AGORA":
             person = grey != AGORA_BACKGROUND
         case _:
             person = grey > 0
-    return np.rot90(person, -1) if data_set(name).rotated else person
+    person = np.rot90(person, -1) if described.rotated else person
+    if person.shape[::-1] != described.image_size:
+        raise ValueError(
+            f"{shown(path)} must have the {described.image_size} px (width, height) of its "
+            f"photograph, upright; got {person.shape[::-1]}. Usual cause: masks of another "
+            "resolution, or that somebody turned"
+        )
+    return person
 
 
 def training_crop(

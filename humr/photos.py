@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from humr.cameras import Crop
+from humr.licensed import shown
 
 SMALLEST_IMAGE = 32  # px, shorter side
 SMALLEST_BOX = 8.0  # px, longer side
@@ -24,7 +25,7 @@ def load_image(path: str | Path) -> RgbImage:
     """Read a photograph as RGB, turned upright by its EXIF entry, transparency on white."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no image file {path}")
+        raise FileNotFoundError(f"there is no image file {shown(path)}")
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -34,8 +35,14 @@ def load_image(path: str | Path) -> RgbImage:
                 image = Image.alpha_composite(white, image)
             pixels = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a readable image: {error}") from error
-    return check_image(pixels)
+        raise ValueError(
+            f"{shown(path)} is not a readable image: {error}. Usual cause: a partial download, or "
+            "another kind of file; get it again, or save it as PNG or JPEG"
+        ) from error
+    try:
+        return check_image(pixels)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def check_image(image: Any) -> RgbImage:  # noqa: ANN401

@@ -7,8 +7,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Bool
 
 from humr.licensed import LICENSED, shown
 from humr.smpl_frames import BETAS, JOINTS, SmplFrames, around, into_camera, tensor
@@ -19,6 +19,7 @@ MARGIN = 1.2  # of boxes, relative to the extent of the detected points (SPIN)
 _KEYS = ("sequence", "poses", "betas", "trans", "poses2d", "cam_poses", "cam_intrinsics",
          "genders", "campose_valid")  # fmt: skip
 _GENDERS = {"m": "male", "f": "female"}
+_CONVERTED = "Usual cause: a file that was converted for another project"
 
 
 def sequences(split: str, *, root: Path = LICENSED) -> list[Path]:
@@ -34,21 +35,36 @@ def read_3dpw(path: Path) -> list[SmplFrames]:
     `keypoints` are 18 points of OpenPose's COCO model; boxes surround those with a confidence
     above 0, and are NaN in frames without any.
     """
-    data = read_dictionary(path, _KEYS)
-    persons = len(data["poses"])
-    per_person = ("betas", "trans", "poses2d", "genders", "campose_valid")
-    for key in per_person:
-        if len(data[key]) != persons:
+    data, file = read_dictionary(path, _KEYS), shown(path)
+    per_person = ("poses", "betas", "trans", "poses2d", "genders", "campose_valid")
+    return [_person(file, data, index) for index in range(_persons(file, data, per_person))]
+
+
+def _persons(file: str, data: dict[str, Any], keys: tuple[str, ...]) -> int:
+    """Return the number of persons, if each of these keys has an entry for everybody."""
+    counts = []
+    for key in keys:
+        if not isinstance(data[key], (list, tuple)) and getattr(data[key], "ndim", 0) == 0:
             raise ValueError(
-                f"{shown(path)}: {key} has {len(data[key])} entries for {persons} persons. Usual "
-                "cause: a file that was converted for another project"
+                f"{file}: {key} must be a list with an entry per person; got "
+                f"{type(data[key]).__name__}. {_CONVERTED}"
             )
-    return [_person(shown(path), data, index) for index in range(persons)]
+        counts.append(len(data[key]))
+        if counts[-1] != counts[0]:
+            raise ValueError(
+                f"{file}: {key} has {counts[-1]} entries for {counts[0]} persons. {_CONVERTED}"
+            )
+    return counts[0]
+
+
+def _valid(file: str, data: dict[str, Any], index: int) -> Bool[torch.Tensor, " frames"]:
+    """Return in which frames the camera is valid for a person."""
+    return tensor(data["campose_valid"][index], (None,), "campose_valid", file) == 1
 
 
 def _person(file: str, data: dict[str, Any], index: int) -> SmplFrames:
-    count = len(data["poses"][index])
-    valid = tensor(data["campose_valid"][index], (count,), "campose_valid", file) == 1
+    valid = _valid(file, data, index)
+    count = len(valid)
 
     def get(key: str, *shape: int) -> torch.Tensor:
         return tensor(data[key][index], (count, *shape), f"{key}[{index}]", file, valid)
@@ -56,6 +72,7 @@ def _person(file: str, data: dict[str, Any], index: int) -> SmplFrames:
     pose = get("poses", 3 * JOINTS).unflatten(-1, (JOINTS, 3))
     cameras = tensor(data["cam_poses"], (count, 4, 4), "cam_poses", file, valid)
     points = get("poses2d", 3, 18).mT
+    betas = tensor(data["betas"][index], (None,), "betas", file)
     frames = torch.arange(count)[valid]
     sequence = str(data["sequence"])
     return SmplFrames(
@@ -64,7 +81,7 @@ def _person(file: str, data: dict[str, Any], index: int) -> SmplFrames:
         image=tuple(f"imageFiles/{sequence}/image_{i:05d}.jpg" for i in frames.tolist()),
         frame=frames,
         rotvec=into_camera(pose, cameras).float(),
-        betas=tensor(np.asarray(data["betas"][index])[:BETAS], (BETAS,), "betas", file).float(),
+        betas=tensor(betas[:BETAS], (BETAS,), "betas", file).float(),
         translation_world=get("trans", 3).float(),
         camera=cameras.float(),
         intrinsics=tensor(data["cam_intrinsics"], (3, 3), "cam_intrinsics", file).float(),
@@ -80,9 +97,9 @@ def joints_in_camera(path: Path) -> list[torch.Tensor]:
     """
     data = read_dictionary(path, ("jointPositions", "cam_poses", "campose_valid"))
     file, found = shown(path), []
-    count = len(data["cam_poses"])
-    for index, stored in enumerate(data["jointPositions"]):
-        valid = tensor(data["campose_valid"][index], (count,), "campose_valid", file) == 1
+    for index in range(_persons(file, data, ("jointPositions", "campose_valid"))):
+        valid = _valid(file, data, index)
+        count, stored = len(valid), data["jointPositions"][index]
         cameras = tensor(data["cam_poses"], (count, 4, 4), "cam_poses", file, valid)
         what = f"jointPositions[{index}]"
         joints = tensor(stored, (count, 3 * JOINTS), what, file, valid).unflatten(-1, (JOINTS, 3))
@@ -91,6 +108,6 @@ def joints_in_camera(path: Path) -> list[torch.Tensor]:
 
 
 def _gender(file: str, letter: object) -> str:
-    if letter not in _GENDERS:
+    if not isinstance(letter, str) or letter not in _GENDERS:
         raise ValueError(f"{file}: genders must be m or f; got {letter!r}")
-    return _GENDERS[str(letter)]
+    return _GENDERS[letter]

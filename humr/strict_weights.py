@@ -6,24 +6,35 @@ the network, with its shape, and nothing else.
 """
 
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from struct import error as StructError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from humr.paths import DATA
+from humr.paths import DATA, ROOT
 
 EXAMPLES = 5  # names in an error
-_BROKEN = (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError)
+_ENDS = (EOFError, IndexError, StructError)  # of files that end too early
+_BROKEN = (*_ENDS, UnpicklingError, RuntimeError, OSError, ValueError, KeyError, TypeError,
+           AttributeError, AssertionError, OverflowError, MemoryError)  # fmt: skip
 
 
 def label(path: Path) -> str:
-    """Return the path relative to `data`, or its name, as messages and descriptions show it."""
-    return str(path.relative_to(DATA)) if path.is_relative_to(DATA) else path.name
+    """Return the path relative to `data` or to the project, else its name.
+
+    Messages and descriptions show it: they say nothing of folders elsewhere.
+    """
+    for whole in (path.resolve(), path.absolute()):  # folders of `data` may be links
+        for folder in (DATA, ROOT):
+            if whole.is_relative_to(folder):
+                return whole.relative_to(folder).as_posix()
+    return path.name
 
 
 def load(path: Path, required: str, known: set[str], *, bare: bool = False) -> dict[str, Any]:
@@ -39,10 +50,13 @@ def load(path: Path, required: str, known: set[str], *, bare: bool = False) -> d
         raise FileNotFoundError(f"no checkpoint {label(path)}: download it and put it there")
     harmless: Any = [(OrderedDict, "yacs.config.CfgNode")]  # settings; only their values are read
     try:
-        with torch.serialization.safe_globals(harmless):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _BROKEN as error:
-        raise ValueError(_unreadable(path, str(error), required)) from error
+        reason = "" if isinstance(error, _ENDS) else str(error)
+        # without torch's own words, which advise to run what is in the file
+        raise ValueError(_unreadable(path, reason, required)) from None
     if bare and _is_state(content):
         return {required: content}
     keys = set(content) if isinstance(content, Mapping) else set()
@@ -69,10 +83,11 @@ def _is_state(content: object) -> bool:
 def _unreadable(path: Path, reason: str, required: str) -> str:
     found = re.search(r"GLOBAL (\S+)", reason)
     if found is None:
-        first = reason.splitlines()[0] if reason else "it ends too early"
+        lines = [line for line in reason.splitlines() if line and "weights_only" not in line]
+        first = lines[0].split(". ")[0].rstrip(".") if lines else "it ends too early"
         return (
             f"{label(path)} cannot be read as a file of torch: {first}. Usual cause: a broken or "
-            "partial download; get it again"
+            "partial download, or a page of a web site saved under this name; get it again"
         )
     return (
         f"{label(path)} holds {found[1]} beside tensors and plain values; reading that could run "
@@ -82,7 +97,7 @@ def _unreadable(path: Path, reason: str, required: str) -> str:
 
 
 def check(name: str, state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Refuse a state dict that is not exactly the network's: one error names what is wrong.
+    """Refuse a state dict that is not exactly the network's, or not finite; the error says where.
 
     Args:
         name: of the file, for the error.
@@ -105,14 +120,26 @@ def check(name: str, state: Mapping[str, Any], expected: Mapping[str, Tensor]) -
         faults["no permutation and its inverse"] = [k for k in perms if not _inverts(state, k)]
     if any(faults.values()):
         listed = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:EXAMPLES])}{', ...' * (len(keys) > EXAMPLES)})"
-            for what, keys in faults.items()
-            if keys
+            f"{len(keys)} {what} {_some(keys)}" for what, keys in faults.items() if keys
         )
         raise ValueError(
             f"{name} is not the network that was expected. Tensors: {listed}. Usual cause: a "
             "checkpoint of another model, or of the same with other sizes"
         )
+    if broken := [key for key in expected if not _finite(state[key])]:
+        raise ValueError(
+            f"{name} must hold finite weights; got NaN or infinity in {len(broken)} of "
+            f"{len(expected)} tensors {_some(broken)}. Usual cause: a training that diverged, or "
+            "a damaged file"
+        )
+
+
+def _some(keys: list[str]) -> str:
+    return f"({', '.join(keys[:EXAMPLES])}{', ...' * (len(keys) > EXAMPLES)})"
+
+
+def _finite(values: Tensor) -> bool:
+    return not values.is_floating_point() or bool(values.isfinite().all())
 
 
 def _inverts(state: Mapping[str, Tensor], key: str) -> bool:

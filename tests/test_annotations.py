@@ -5,7 +5,7 @@ import pytest
 import torch
 from formats import write_annotations
 
-from humr.annotations import OPENPOSE25, read_annotations, read_boxes, well_detected
+from humr.annotations import OPENPOSE25, read_annotations, read_boxes, size_of, well_detected
 from humr.licensed import SETS
 from humr.skeletons import COCO17, index_map
 
@@ -61,7 +61,7 @@ def test_what_differs_between_sets(tmp_path):
     assert sizes["3dpw-train-smplx"] == [1080, 1920]  # stored as height, width
     assert sizes["static-gym"] == [1280, 720]
     assert sizes["closeup-gym"] == [720, 1280]
-    assert sizes["emdb-p1"] is None
+    assert sizes["emdb-p1"] == sizes["emdb-p1-occl"] == [1440, 1920]
     assert people["emdb-p1"].gender.tolist() == ["male", "female", "female", "male", "female"]
     assert set(people["static-gym"].gender) == {"unknown"}
     assert people["static-gym"].joints is not None
@@ -159,6 +159,47 @@ def test_refuses_wrong_files(tmp_path, name, changes, message):
         read_annotations(name, root=tmp_path)
 
 
+def exchanged(arrays):
+    return arrays["vitpose"][..., [1, 0, 2]]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_detections_stored_as_x_and_y_are_refused(tmp_path, name):
+    vitpose = exchanged(write_annotations(tmp_path, name))
+    write_annotations(tmp_path, name, vitpose=vitpose)
+    message = r"\.npz: vitpose must hold \(y, x, confidence\) .* sides, and 0\.00\d+ with x and y"
+    with pytest.raises(ValueError, match=message):
+        read_annotations(name, root=tmp_path)
+
+
+def test_the_order_is_judged_by_the_seen_joints_of_all_people(tmp_path):
+    arrays = write_annotations(tmp_path, "emdb-p1", count=5)
+    vitpose = exchanged(arrays)
+    vitpose[3:] = arrays["vitpose"][3:]
+    write_annotations(tmp_path, "emdb-p1", vitpose=vitpose)
+    with pytest.raises(ValueError, match="x and y exchanged"):  # 51 joints of 85
+        read_annotations("emdb-p1", root=tmp_path)
+    vitpose[:3, 6:, 2] = 0.4  # 18 of 52
+    write_annotations(tmp_path, "emdb-p1", vitpose=vitpose)
+    assert len(read_annotations("emdb-p1", root=tmp_path)) == 5
+
+
+def test_the_order_of_few_or_wrong_detections_is_not_judged(tmp_path):
+    arrays = write_annotations(tmp_path, "emdb-p1", count=1)
+    vitpose = exchanged(arrays)
+    vitpose[0, 8:, 2] = 0.5
+    write_annotations(tmp_path, "emdb-p1", count=1, vitpose=vitpose)  # eight joints are seen
+    assert len(read_annotations("emdb-p1", root=tmp_path)) == 1
+    vitpose[0, 8, 2] = 0.51
+    write_annotations(tmp_path, "emdb-p1", count=1, vitpose=vitpose)
+    with pytest.raises(ValueError, match="x and y exchanged"):
+        read_annotations("emdb-p1", root=tmp_path)
+    vitpose = arrays["vitpose"].copy()
+    vitpose[..., :2] = 2000 - vitpose[..., :2]  # somewhere else, in either order
+    write_annotations(tmp_path, "emdb-p1", count=1, vitpose=vitpose)
+    assert len(read_annotations("emdb-p1", root=tmp_path)) == 1
+
+
 def test_missing_files_and_sets(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*annotations/agora-bfh\.npz; it is"):
         read_annotations("agora-bfh", root=tmp_path)
@@ -175,6 +216,16 @@ def test_boxes_are_those_of_the_annotations(tmp_path, name):
     assert boxes.image.tolist() == people.image.tolist()
     assert torch.equal(boxes.box, people.box)
     assert torch.equal(boxes.mask_valid, people.mask_valid)
+    size = size_of(boxes, 3)
+    assert size is not None
+    assert torch.equal(size, size_of(people, 3))
+    assert size.tolist() == (people.image_size[3].tolist())
+
+
+def test_the_size_of_a_photograph_may_be_unknown(tmp_path):
+    write_annotations(tmp_path, "3dpw-test-cam", orig_shape=None)
+    assert size_of(read_boxes("3dpw-test-cam", root=tmp_path), 0) is None
+    assert size_of(read_annotations("3dpw-test-cam", root=tmp_path), 0) is None
 
 
 def test_boxes_need_neither_detections_nor_labels(tmp_path):

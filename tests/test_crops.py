@@ -29,13 +29,34 @@ def test_photographs_are_upright(tmp_path):
     np.testing.assert_array_equal(got, upright)
     Image.fromarray(upright).save(folder / "a.png")
     with pytest.raises(
-        ValueError, match=r"a\.png: photographs of closeup-gym must .*\(720, 1280\)"
+        ValueError, match=r"a\.png: this photograph of closeup-gym must have \(720, 1280\) px"
     ):
         photograph("closeup-gym", "seq_000000/a.png", root=tmp_path)
-    folder = tmp_path / "test_images/EMDB/P1/x/images"
-    folder.mkdir(parents=True)
-    Image.fromarray(upright).save(folder / "00000.png")
-    assert photograph("emdb-p1", "P1/x/images/00000.png", root=tmp_path).shape == (1280, 720, 3)
+
+
+def written(root, name, image, width, height):
+    path = root / SETS[name].images / image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path)
+
+
+def test_photographs_of_emdb_have_one_size(tmp_path):
+    image = "P1/x/images/00000.jpg"
+    written(tmp_path, "emdb-p1", image, 1440, 1920)
+    assert photograph("emdb-p1", image, root=tmp_path).shape == (1920, 1440, 3)
+    written(tmp_path, "emdb-p1", image, 1920, 1440)
+    with pytest.raises(ValueError, match=r"00000\.jpg: .*\(1440, 1920\) px .*got \(1920, 1440\)"):
+        photograph("emdb-p1", image, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["3dpw-train-smplx", "3dpw-test-cam"])
+def test_photographs_of_3dpw_have_the_annotated_size(tmp_path, name):
+    image, wide = "imageFiles/x/image_00000.jpg", torch.tensor([1920.0, 1080.0])
+    written(tmp_path, name, image, 1920, 1080)
+    assert photograph(name, image, size=wide, root=tmp_path).shape == (1080, 1920, 3)
+    assert photograph(name, image, root=tmp_path).shape == (1080, 1920, 3)  # nobody knows better
+    with pytest.raises(ValueError, match=r"_00000\.jpg: .*\(1080, 1920\) px .*\(1920, 1080\)\."):
+        photograph(name, image, size=wide.flip(0), root=tmp_path)
 
 
 def test_windows_are_truncated_towards_zero():

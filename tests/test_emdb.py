@@ -48,6 +48,8 @@ def test_good_frames_may_lack_a_box(tmp_path):
     boxes = emdb_sequence()["bboxes"]
     path, _ = write_emdb(tmp_path, bboxes={**boxes, "invalid_idxs": np.array([2, 4])})
     assert read_emdb(path).box[:, 0].isnan().tolist() == [False, False, False, True]
+    path, _ = write_emdb(tmp_path, n_frames=np.int64(5), bboxes={**boxes, "invalid_idxs": []})
+    assert read_emdb(path).box.isfinite().all()
 
 
 def test_sequences_and_parts(tmp_path):
@@ -63,11 +65,22 @@ def test_sequences_and_parts(tmp_path):
     [
         ({"smpl": None}, r"P1_14_outdoor_climb_data\.pkl lacks smpl"),
         ({"camera": {"intrinsics": np.eye(3)}}, "camera lacks extrinsics"),
+        ({"camera": 1.5}, r"camera lacks intrinsics, extrinsics; .*; got float\. Usual cause"),
+        ({"bboxes": [1, 2]}, "bboxes lacks bboxes, invalid_idxs; .*; got list"),
         ({"gender": "x"}, "gender must be one of male, female, neutral; got 'x'"),
+        ({"gender": ["male"]}, r"gender must be one of .*; got \['male'\]"),
+        ({"n_frames": "many"}, r"n_frames must be a whole number; got 'many'\. Usual cause"),
         ({"n_frames": 6}, r"good_frames_mask must be numbers of shape \(6\); got \(5,\)"),
         ({"kp2d": np.zeros((5, 17, 2))}, r"kp2d must be numbers of shape \(5, 24, 2\)"),
         ({"bboxes": {"bboxes": np.full((5, 4), np.nan), "invalid_idxs": np.array([2])}},
          r"bboxes\.bboxes must be .*; got values that are not finite"),
+        ({"bboxes": {"bboxes": np.ones((5, 4)), "invalid_idxs": np.array([2, 5])}},
+         r"bboxes\.invalid_idxs must be frames, 0 to 4; got 5\. Usual cause"),
+        ({"bboxes": {"bboxes": np.ones((5, 4)), "invalid_idxs": np.array([-1])}}, "got -1"),
+        ({"bboxes": {"bboxes": np.ones((5, 4)), "invalid_idxs": np.array([0.5])}}, r"got 0\.5"),
+        ({"bboxes": {"bboxes": "none", "invalid_idxs": []}},
+         r"bboxes\.bboxes must be numbers of shape \(5, 4\); got \(\)"),
+        ({"bboxes": {"bboxes": np.ones((4, 4)), "invalid_idxs": [4]}}, r"\(5, 4\); got \(4, 4\)"),
     ],
 )  # fmt: skip
 def test_refuses_wrong_files(tmp_path, changes, message):

@@ -115,6 +115,43 @@ def test_wrong_pickles_are_refused(tmp_path, change, message):
         read_fits("test", folder=tmp_path)
 
 
+def stored_as(points):
+    """Change the 2D poses of a pickle, given as (images, 16, 2), before they are stored."""
+
+    def change(found):
+        for subject in found.values():
+            for takes in subject.values():
+                for cameras in takes.values():
+                    for one in cameras.values():
+                        one["2d_hrnet"] = points(one["2d_hrnet"].reshape(-1, 2, 16).swapaxes(1, 2))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (lambda p: p.reshape(-1, 32), "read joint after joint"),
+        (lambda p: p[..., ::-1].reshape(-1, 32), "read joint after joint, y before x"),
+        (lambda p: formats.by_axis(p[..., ::-1]), "with x and y exchanged"),
+    ],
+    ids=["interleaved", "interleaved y", "y first"],
+)
+@pytest.mark.parametrize("poses", [POSES, POSES[:6]], ids=["eight", "six"])
+def test_2d_poses_in_another_order_are_refused(tmp_path, poses, points, message):
+    formats.write_pickle(tmp_path, "test", poses, changes=[stored_as(points)])
+    with pytest.raises(ValueError, match=rf"testset_h36m\.pickle: 2D .* but 0\.\d+ {message}\."):
+        read_fits("test", folder=tmp_path)
+
+
+def test_bad_2d_poses_are_not_taken_for_another_order(tmp_path, rng):
+    def anywhere(points):
+        return rng.uniform(0, 1000, (len(points), 32))
+
+    formats.write_pickle(tmp_path, "test", POSES, changes=[stored_as(anywhere)])
+    assert len(read_fits("test", folder=tmp_path)) == 8
+
+
 def test_missing_pickles_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"testset_h36m.pickle or .*_without_3d.pickle"):
         read_fits("test", folder=tmp_path)
@@ -156,6 +193,14 @@ def test_heatmaps_of_a_table(tmp_path):
     np.testing.assert_allclose(moments, np.broadcast_to(COVARIANCE, moments.shape), atol=0.5)
     condition = found.batch(doubled=False).condition
     assert torch.allclose(condition[..., 4], torch.tensor(-3 / 400), rtol=0.02)  # y up
+
+
+def test_cells_of_a_table_are_stored_as_row_and_column(tmp_path):
+    cells = table(tmp_path)
+    (tmp_path / "H36M_dataset_h36m_hrnet.h5").unlink()
+    table(tmp_path, argmax_2d=cells.swapaxes(1, 2) / 64)
+    with pytest.raises(ValueError, match=r"_hrnet\.h5: 2D poses .* but 0\.\d+ with x and y exch"):
+        read_heatmaps("test", folder=tmp_path)
 
 
 def test_chosen_rows_of_a_table(tmp_path):

@@ -32,7 +32,7 @@ from humr.keypoint_files import keypoints_path
 from humr.licensed import image_path
 from humr.vitpose import Sizes, ViTPose, read_vitpose
 
-NAME = "emdb-p1-occl"  # photographs of any size, masks for some
+NAME = "emdb-p1-occl"  # masks for some
 SIZES = Sizes(width=8, depth=1, heads=2, filters=4)
 STATE = random_state(
     vitpose_shapes(width=8, depth=1, filters=4, tokens=192), torch.Generator().manual_seed(2)
@@ -41,7 +41,7 @@ IMAGES = ["P1/a/images/00003.jpg", "P1/a/images/00001.jpg", "P1/a/images/00003.j
           "P1/a/images/00002.jpg", "P1/a/images/00001.jpg"]  # fmt: skip
 CENTRES = np.array([[50.2, 40.2], [60, 45], [30, 70], [44, 37], [90, 50]])
 SCALES = np.array([0.3, 0.42, 0.25, 0.5, 0.36])  # boxes of 50 to 100 px
-HEIGHT, WIDTH = 90, 120
+HEIGHT, WIDTH = 90, 120  # of the corner of photographs where everything is; black elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,16 @@ def network():
     return model
 
 
+def in_corner(pixels):
+    whole = np.zeros((1920, 1440, *pixels.shape[2:]), pixels.dtype)
+    whole[: len(pixels), : pixels.shape[1]] = pixels
+    return whole
+
+
 def write_photo(root, image, pixels):
     path = root / "test_images/EMDB" / image
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=95)
+    Image.fromarray(in_corner(pixels)).save(path, quality=95)
 
 
 def write_world(root):
@@ -65,8 +71,8 @@ def write_world(root):
     for image in sorted(set(IMAGES)):
         coarse = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
         write_photo(root, image, coarse.repeat(10, 0).repeat(10, 1))
-    write_mask(root, NAME, IMAGES[0], person(HEIGHT, WIDTH))
-    write_mask(root, NAME, IMAGES[3], person(HEIGHT, WIDTH)[::-1].copy())
+    write_mask(root, NAME, IMAGES[0], in_corner(person(HEIGHT, WIDTH)))
+    write_mask(root, NAME, IMAGES[3], in_corner(person(HEIGHT, WIDTH)[::-1]))
     return read_boxes(NAME, root=root)
 
 
@@ -220,9 +226,8 @@ def test_a_bright_dot_is_found_where_it_is(tmp_path, people):
     for image, (x, y) in dots.items():
         pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         pixels[y - 2 : y + 2, x - 2 : x + 2] = 255
-        path = image_path(NAME, image, root=tmp_path)
-        Image.fromarray(pixels).save(path.with_suffix(".png"))
-        path.unlink()
+        write_photo(tmp_path, image.replace(".jpg", ".png"), pixels)
+        image_path(NAME, image, root=tmp_path).unlink()
     names = np.array([image.replace(".jpg", ".png") for image in IMAGES])
     write_annotations(tmp_path, NAME, imgname=names, center=CENTRES, scale=SCALES,
                       valid_emdb_mask=np.zeros(5, int))  # fmt: skip
@@ -397,8 +402,8 @@ def test_masks_that_count_must_be_there(tmp_path, people, network):
 
 
 def test_bad_masks_are_named(tmp_path, people, network):
-    path = write_mask(tmp_path, NAME, IMAGES[0], person(HEIGHT, WIDTH + 1))
-    with pytest.raises(ValueError, match=r"00003\.png must have .*\(90, 120\) px .* \(90, 121\)"):
+    path = write_mask(tmp_path, NAME, IMAGES[0], person(HEIGHT, WIDTH))
+    with pytest.raises(ValueError, match=r"00003\.png must .*\(1440, 1920\) px .* \(120, 90\)"):
         run(people, network, root=tmp_path)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"masks/00003\.png is no readable image"):
@@ -422,8 +427,14 @@ def test_photographs_of_another_size_are_refused(tmp_path, network):
     path = tmp_path / scene / str(arrays["imgname"][0])
     path.parent.mkdir(parents=True)
     Image.fromarray(np.zeros((360, 640, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match=r"0000\.png: photographs of static-gym must have"):
+    with pytest.raises(ValueError, match=r"0000\.png: this photograph of static-gym must have"):
         run(read_boxes("static-gym", root=tmp_path), network, root=tmp_path)
+    arrays = write_annotations(tmp_path, "3dpw-test-cam")  # orig_shape: 1920, 1080
+    path = tmp_path / "test_images/3DPW" / str(arrays["imgname"][0])
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((1080, 1920, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"00000\.jpg: .*\(1080, 1920\) px .*\(1920, 1080\)\."):
+        run(read_boxes("3dpw-test-cam", root=tmp_path), network, root=tmp_path)
 
 
 def test_photographs_are_read_once_with_all_their_people(tmp_path, people):

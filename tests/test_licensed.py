@@ -1,5 +1,7 @@
 """Tests of humr.licensed."""
 
+from pathlib import Path
+
 import pytest
 
 from humr import licensed
@@ -20,7 +22,16 @@ def test_the_sets_are_those_of_the_paper():
 def test_sizes_are_width_and_height_of_upright_photographs():
     assert data_set("closeup-gym").image_size == (720, 1280)
     assert data_set("zoom-gym").image_size == data_set("agora-bfh").image_size == (1280, 720)
-    assert data_set("emdb-p1").image_size is None
+    assert data_set("emdb-p1").image_size == data_set("emdb-p1-occl").image_size == (1440, 1920)
+    assert data_set("3dpw-test-cam").image_size is None  # some are upright, some are not
+
+
+def test_paths_are_shown_from_the_data_folder(tmp_path, monkeypatch):
+    inside = Path("data", "licensed", "b.npz")
+    monkeypatch.chdir(DATA.parent)
+    assert shown(inside) == "licensed/b.npz"
+    monkeypatch.chdir(tmp_path)
+    assert shown(inside) == str(inside)
 
 
 def test_paths(tmp_path):
@@ -28,8 +39,12 @@ def test_paths(tmp_path):
     assert shown(tmp_path / "b.npz") == str(tmp_path / "b.npz")
     folder = tmp_path / "training_images/20221012_3-10_500_batch01hand_zoom_highSchoolGym_6fps"
     photo = folder / "png" / "seq_000001" / "seq_000001_0005.jpg"
-    with pytest.raises(FileNotFoundError, match="it is licensed and not part of"):
+    with pytest.raises(
+        FileNotFoundError, match=r"_0005\.png or \S+_0005\.jpg; it is licensed and not part of"
+    ):
         image_path("zoom-gym", "seq_000001/seq_000001_0005.png", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no file \S+00003\.jpg; it is licensed"):
+        image_path("emdb-p1", "P1/a/images/00003.jpg", root=tmp_path)
     photo.parent.mkdir(parents=True)
     photo.touch()
     assert image_path("zoom-gym", "seq_000001/seq_000001_0005.png", root=tmp_path) == photo

@@ -5,8 +5,9 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 import torch
-from formats import write_annotations
+from formats import person, write_annotations, write_mask
 from licensed_world import SETS, figure, picture, size_of, write_set, write_world
+from PIL import Image
 from torch import nn
 
 from humr import licensed_images
@@ -124,6 +125,39 @@ def test_masks_are_cut_widened_and_made_coarse(images):
     hidden = unpack_mask(images.crops(5, AS_ANNOTATED).mask)  # an object is in front
     assert hidden.all()
     assert unpack_mask(images.crops(13, AS_ANNOTATED).mask).all()  # 3DPW
+
+
+def crops_of(root, name):
+    """Crops of the people of a set, as training or the test shows them."""
+    people = read_annotations(name, root=root)
+    if EVERY[name].split == "test":
+        return people, TestImages(people, root=root).__getitem__
+    images = LicensedImages([people], CONFIG, root=root)
+    return people, lambda index: images.crops(index, AS_ANNOTATED)
+
+
+SIZED = [("static-gym", 0, "1280, 720"), ("closeup-gym", 0, "720, 1280"),
+         ("emdb-p1-occl", 1, "1440, 1920")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "row", "size"), SIZED)
+def test_masks_of_another_size_are_refused(tmp_path, name, row, size):
+    write_set(tmp_path, name, 2)
+    people, show = crops_of(tmp_path, name)
+    path = write_mask(tmp_path, name, str(people.image[row]), person(640, 360))
+    with pytest.raises(ValueError, match=rf"{path.name} must have the \({size}\) .*\(360, 640\)"):
+        show(row)
+
+
+@pytest.mark.parametrize("name", ["3dpw-train-smplx", "3dpw-test-cam", "emdb-p1"])
+def test_photographs_of_another_size_are_refused(tmp_path, name):
+    write_set(tmp_path, name, 2)
+    people, show = crops_of(tmp_path, name)
+    path = tmp_path / EVERY[name].images / str(people.image[1])
+    Image.fromarray(picture("static-gym", 0)).save(path)
+    with pytest.raises(ValueError, match=rf"{path.name}: .*{name} must have .*\(1280, 720\)\."):
+        show(1)
+    show(0)
 
 
 def test_without_masks_none_is_read(tmp_path):

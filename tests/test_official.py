@@ -1,4 +1,5 @@
 import os
+import re
 from dataclasses import replace
 from functools import cache, partial
 
@@ -288,6 +289,35 @@ def test_the_clamp_comes_from_the_settings(tmp_path, monkeypatch, humr_batch):
     assert np.abs(expected - other).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("settings", "got"),
+    [
+        ([1, 2], r"\[1, 2\]"),
+        (3.0, r"3\.0"),
+        ({"FREIA_NF": ["CLAMP"]}, r"\['CLAMP'\]"),
+        ({"FREIA_NF": 2.0}, r"2\.0"),
+        ({"FREIA_NF": {"CLAMP": "two"}}, "'two'"),
+        ({"FREIA_NF": {"CLAMP": 0}}, "0"),
+        ({"FREIA_NF": {"CLAMP": float("nan")}}, "nan"),
+        ({"FREIA_NF": {"CLAMP": None}}, "None"),
+    ],
+)
+def test_settings_of_another_form_are_refused(tmp_path, settings, got):
+    path = tmp_path / "humr.ckpt"
+    torch.save({"state_dict": humr_state(), "hyper_parameters": settings}, path)
+    with pytest.raises(
+        ValueError, match=rf"humr\.ckpt: hyper_parameters must .*; got {got}\. Usual"
+    ):
+        official.read_humr(path, SMALL)
+
+
+@pytest.mark.parametrize("settings", [{}, None, {"FREIA_NF": {}}, {"FREIA_NF": {"CLAMP": 2}}])
+def test_settings_may_say_nothing(tmp_path, settings):
+    path = tmp_path / "humr.ckpt"
+    torch.save({"state_dict": humr_state(), "hyper_parameters": settings}, path)
+    assert official.read_humr(path, SMALL)[2] == SMALL
+
+
 def test_weights_alone_are_read_too(tmp_path):
     path = tmp_path / "stripped.ckpt"
     torch.save({"state_dict": humr_state()}, path)
@@ -530,11 +560,24 @@ def test_another_top_level_is_refused(content, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint model\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*model\.pt; get it from the rep"):
         official.read_lifting(tmp_path / "model.pt")
     inside = DATA / "official" / "model.pt"
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint official.model\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint official.model\.pt; get it"):
         official.read_lifting(inside)
+
+
+@pytest.mark.parametrize(
+    ("system", "site"), [("humr", r"cloud\.tnt\S+"), ("lifting", r"the repository \S+ its .*")]
+)
+def test_the_command_says_where_a_missing_file_is_from(system, site, monkeypatch, capsys):
+    monkeypatch.chdir(DATA.parent)
+    assert official.main([system, "data/licensed/ckpt/none.ckpt", "out"]) == 1
+    said = "".join(capsys.readouterr())
+    expected = (
+        rf"humr: no checkpoint licensed/ckpt/none\.ckpt; get it from {site}\. data/README\.md"
+    )
+    assert re.search(expected, said)
 
 
 @pytest.mark.parametrize("size", [0, 3, 500, 20_000])
@@ -551,6 +594,31 @@ def test_a_text_is_refused(tmp_path):
     path.write_text("<html>Sign in to download</html>")
     with pytest.raises(ValueError, match=r"model\.pt cannot be read as a file of torch"):
         official.read_lifting(path)
+
+
+@pytest.mark.parametrize("content", [b"abc", b"<html>Sign in to download</html>", b"PK\x03\x04"])
+def test_the_command_names_a_file_that_is_none_of_torch(content, tmp_path, capsys):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    assert official.main(["lifting", str(path), str(tmp_path / "ours")]) == 1
+    said = "".join(capsys.readouterr())
+    assert "humr: model.pt cannot be read as a file of torch" in said
+    assert "weights_only" not in said
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    for name in ("cond_net.0.bias", "inn.module_list.3.s1.2.weight"):
+        state = {key: value.clone() for key, value in lifting_state().items()}
+        state[name][0] = torch.nan
+        torch.save({"net": state}, tmp_path / "model.pt")
+        with pytest.raises(ValueError, match=rf"model\.pt must hold finite weights; .*\({name}\)"):
+            official.read_lifting(tmp_path / "model.pt", LIFTING)
+    state = {key: value.clone() for key, value in humr_state().items()}
+    state["model.backbone.bn1.running_var"][0] = torch.inf
+    with pytest.raises(
+        ValueError, match=r"finite weights; .*\(model\.backbone\.bn1\.running_var\)"
+    ):
+        official.humr_from_official(state, SMALL)
 
 
 class Trap:

@@ -124,7 +124,7 @@ def test_seeds_repeat_and_differ(model, yardstick):
 def test_masks_of_emdb(model, yardstick, tmp_path):
     batch, labels = world.people("emdb-p1-occl", 4)
     for i in range(4):
-        write_mask(tmp_path, labels.name, str(labels.image[i]), np.ones((480, 640), bool))
+        write_mask(tmp_path, labels.name, str(labels.image[i]), np.ones((1920, 1440), bool))
     rows = evaluate(model, [(batch, labels)], yardstick, hypotheses=3, root=tmp_path)
     hidden = (labels.keypoints[..., 2] <= 0.5).sum(-1).tolist()
     assert rows["counted"].tolist() == [hidden[0], 0, hidden[2], hidden[3]]

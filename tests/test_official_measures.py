@@ -228,7 +228,7 @@ def test_one_hypothesis_and_a_batch_of_one(yardstick, generator):
 def test_masks_are_read_for_those_who_have_one(tmp_path):
     labels = world.people("emdb-p1-occl", 4)[1]
     for i in (0, 2, 3):
-        shape = np.zeros((480, 640), bool)
+        shape = np.zeros((1920, 1440), bool)
         x, y, side = (int(v) for v in labels.box[i])
         shape[y - 10 : y + 20, x : x + int(side / 4)] = True
         write_mask(tmp_path, labels.name, str(labels.image[i]), shape)
@@ -241,11 +241,16 @@ def test_masks_are_read_for_those_who_have_one(tmp_path):
     assert masks is not None
     assert masks.any(-1).any(-1).tolist() == [False, True]
     assert official.evaluation_masks(labels[torch.tensor([1])], root=tmp_path) is None
-    write_mask(tmp_path, labels.name, str(labels.image[0]), np.zeros((480, 640), bool))
+    write_mask(tmp_path, labels.name, str(labels.image[0]), np.zeros((1920, 1440), bool))
     with pytest.raises(ValueError, match="holds nobody in the box of row 7 of emdb-p1-occl"):
         official.evaluation_masks(labels, root=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"00000.png; it is licensed"):
         official.evaluation_masks(labels, root=tmp_path / "elsewhere")
+    write_mask(tmp_path, labels.name, str(labels.image[0]), np.ones((960, 720), bool))
+    with pytest.raises(
+        ValueError, match=r"00000\.png must .*\(1440, 1920\) px .*got \(720, 960\)"
+    ):
+        official.evaluation_masks(labels, root=tmp_path)
 
 
 def test_bodies_that_do_not_fit_are_refused(root, yardstick):

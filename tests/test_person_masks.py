@@ -6,6 +6,7 @@ import torch
 from formats import person, write_mask
 from PIL import Image
 
+from humr.licensed import SETS
 from humr.person_masks import evaluation_crop, has_mask, mask_path, read_mask, training_crop
 
 IMAGES = {
@@ -17,14 +18,29 @@ IMAGES = {
 }
 
 
+def whole(name):
+    width, height = SETS[name].image_size
+    return person(height, width)
+
+
 @pytest.mark.parametrize(("name", "image"), IMAGES.items())
 def test_persons_are_true(tmp_path, name, image):
-    shape = person(24, 40)
+    shape = whole(name)
     assert not has_mask(name, image, root=tmp_path)
     write_mask(tmp_path, name, image, shape)
     assert has_mask(name, image, root=tmp_path)
     mask = read_mask(name, image, root=tmp_path)
     np.testing.assert_array_equal(mask, shape)
+
+
+@pytest.mark.parametrize(("name", "image"), IMAGES.items())
+def test_masks_have_the_size_of_their_photograph(tmp_path, name, image):
+    for wrong in (whole(name)[:-1], whole(name).T):
+        path = write_mask(tmp_path, name, image, wrong)
+        height, width = wrong.shape
+        expected = rf"{path.name} must have the \S+ \S+ px .*upright; got \({width}, {height}\)\."
+        with pytest.raises(ValueError, match=expected):
+            read_mask(name, image, root=tmp_path)
 
 
 def test_places(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from humr import photos
+from humr import licensed, photos
 from humr.cameras import Crop
 
 
@@ -54,8 +54,23 @@ def test_load_refuses_half_a_file(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="not a readable image"):
+    with pytest.raises(ValueError, match=r"not a readable image: .*partial download.*get it aga"):
         photos.load_image(tmp_path / "a.png")
+
+
+def test_load_names_photographs_of_the_data_folder_from_there(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(licensed, "DATA", tmp_path)
+    path = tmp_path / "licensed" / "a.jpg"
+    with pytest.raises(FileNotFoundError, match=r"no image file licensed/a\.jpg$"):
+        photos.load_image(path)
+    path.parent.mkdir()
+    Image.fromarray(picture).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"^licensed/a\.jpg is not a readable image: .*truncated"):
+        photos.load_image(path)
+    Image.fromarray(picture[:9]).save(path)
+    with pytest.raises(ValueError, match=r"^licensed/a\.jpg: image must be at least 32 px"):
+        photos.load_image(path)
 
 
 def test_load_refuses_nothing_and_directories(tmp_path):

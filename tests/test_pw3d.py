@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from formats import write_3dpw
 from scipy.spatial.transform import Rotation
 
@@ -37,6 +38,12 @@ def test_persons_and_their_valid_frames(files):
             person.translation_world, stored["trans"][index][valid], **CLOSE
         )
         np.testing.assert_allclose(person.intrinsics, stored["cam_intrinsics"], atol=1e-3)
+
+
+def test_lists_may_be_arrays(tmp_path, files):
+    _, stored = files
+    path, _ = write_3dpw(tmp_path, sequence="x", poses=np.stack(stored["poses"]))
+    assert torch.equal(read_3dpw(path)[1].rotvec, read_3dpw(files[0])[1].rotvec)
 
 
 def test_keypoints_and_boxes(files):
@@ -81,7 +88,14 @@ def test_lists_the_files_of_a_split(tmp_path):
         ({"cam_poses": np.zeros((4, 4, 4))}, r"cam_poses must be numbers of shape \(5, 4, 4\)"),
         ({"poses2d": [np.zeros((5, 18, 3))] * 2}, r"poses2d\[0\] must be .* \(5, 3, 18\)"),
         ({"genders": ["m", "x"]}, "genders must be m or f; got 'x'"),
+        ({"genders": ["m", ["f"]]}, r"genders must be m or f; got \['f'\]"),
         ({"betas": [np.zeros(10)]}, "betas has 1 entries for 2 persons"),
+        ({"betas": [1.0, 2.0]}, r"betas must be numbers of shape \(any\); got \(\)"),
+        ({"poses": 7.0}, r"pkl: poses must be a list with an entry per person; got float\. Usual"),
+        ({"poses": [1, 2]}, r"poses\[0\] must be numbers of shape \(5, 72\); got \(\)"),
+        ({"campose_valid": 1}, "campose_valid must be a list with an entry per person; got int"),
+        ({"trans": "none"}, "trans must be a list with an entry per person; got str"),
+        ({"cam_poses": 1}, r"cam_poses must be numbers of shape \(5, 4, 4\); got \(\)"),
         ({"betas": [np.zeros(8)] * 2}, r"betas must be numbers of shape \(10\); got \(8,\)"),
     ],
 )
@@ -89,3 +103,18 @@ def test_refuses_wrong_files(tmp_path, changes, message):
     path, _ = write_3dpw(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         read_3dpw(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"jointPositions": 1}, "jointPositions must be a list with an entry per person; got int"),
+        ({"campose_valid": [np.ones(5)]}, "campose_valid has 1 entries for 2 persons"),
+        ({"cam_poses": 1}, r"cam_poses must be numbers of shape \(5, 4, 4\); got \(\)"),
+        ({"jointPositions": [1, 2]}, r"jointPositions\[0\] must be .* \(5, 72\); got \(\)"),
+    ],
+)
+def test_refuses_wrong_joints(tmp_path, changes, message):
+    path, _ = write_3dpw(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        joints_in_camera(path)

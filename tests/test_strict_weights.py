@@ -1,12 +1,19 @@
 """Tests of humr.strict_weights; tests/test_official.py has more of them on whole networks."""
 
+import contextlib
+import io
 import os
+import pickle
+import re
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from humr import strict_weights
 from humr.paths import DATA
 from humr.strict_weights import check, fill, label, load
 
@@ -26,6 +33,23 @@ def saved(path, content):
 def test_labels():
     assert label(DATA / "ckpt" / "x.pth").replace("\\", "/") == "ckpt/x.pth"
     assert label(DATA.parent / "x.pth") == "x.pth"
+    assert label(DATA.parent / "humr" / "x.pth") == "humr/x.pth"
+
+
+def test_labels_of_relative_paths(monkeypatch, tmp_path):
+    monkeypatch.chdir(DATA.parent)
+    assert label(Path("data/licensed/ckpt/x.ckpt")) == "licensed/ckpt/x.ckpt"
+    assert label(Path("data/../data/x.ckpt")) == "x.ckpt"
+    monkeypatch.chdir(tmp_path)
+    assert label(Path("data/licensed/ckpt/x.ckpt")) == "x.ckpt"  # of another folder
+
+
+def test_labels_where_the_licensed_folder_is_a_link(monkeypatch, tmp_path):
+    (tmp_path / "disk" / "ckpt").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "licensed").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(strict_weights, "DATA", tmp_path / "data")
+    assert label(tmp_path / "data/licensed/ckpt/x.ckpt") == "licensed/ckpt/x.ckpt"
 
 
 @pytest.mark.parametrize("extra", [{}, {"meta": {"epoch": 3}}, {"meta": 1, "optimizer": {}}])
@@ -80,9 +104,43 @@ def test_nothing_in_a_file_is_run(path, tmp_path):
 def test_missing_and_broken_files(path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint net\.pth: download"):
         load(path, "state_dict", set())
-    for data in (b"", b"<html>", saved(path, STATE).read_bytes()[:400]):
-        path.write_bytes(data)
-        with pytest.raises(ValueError, match=r"net\.pth cannot be read as a file of torch: .*par"):
+
+
+WHOLE = io.BytesIO()
+torch.save({"state_dict": STATE}, WHOLE)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 18, 30, 400])
+def test_files_that_end_too_early(path, size):
+    path.write_bytes(WHOLE.getvalue()[:size])
+    with pytest.raises(ValueError, match=r"net\.pth cannot be read as a file of torch: .*par"):
+        load(path, "state_dict", set())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"abc", b"<html>Sign in</html>", b"version https://git-lfs.github.com/spec/v1",
+     b"\x80\x04\x95", pickle.dumps({"state_dict": {"a": 1}}, protocol=4), b"\x89PNG"],
+    ids=["text", "page", "pointer", "start", "pickle", "image"],
+)  # fmt: skip
+def test_files_of_other_kinds(path, content):
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"net\.pth cannot be read as a file of torch: "
+    ) as caught:
+        load(path, "state_dict", set())
+    assert caught.value.__suppress_context__  # torch advises to run what is in the file
+    assert not re.search("weights_only|Re-running|arbitrary", str(caught.value))
+
+
+def test_damaged_bytes_are_refused_whatever_torch_says_of_them(path):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(WHOLE.getvalue())
+        for place in rng.integers(len(content), size=3):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(ValueError):  # some damage does not show
             load(path, "state_dict", set())
 
 
@@ -101,6 +159,18 @@ def test_faults_are_counted_and_named(change, message):
     with pytest.raises(ValueError, match=rf"^net is not the network .* {message}"):
         check("net", state, STATE)
     check("net", STATE, STATE)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_must_be_finite(value):
+    state = STATE | {"a.bias": torch.tensor([1.0, value])}
+    with pytest.raises(
+        ValueError,
+        match=r"^net must hold finite weights; got .* 1 of 2 tensors \(a\.bias\)\. Usual",
+    ):
+        check("net", state, STATE)
+    counts = {"n": torch.tensor(3), "half": torch.tensor([1.0]).half()}
+    check("net", counts, counts)
 
 
 def test_permutations_must_fit_their_inverses():
