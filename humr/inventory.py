@@ -56,7 +56,7 @@ def refusal(lacking: Sequence[Finding], *, named: int = 3) -> str:
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """Describe findings: one paragraph per group, then which parts are complete."""
+    """Describe findings: groups with a line per entry, then which parts are complete."""
     findings = list(findings)
     groups: dict[str, list[Finding]] = {}
     for each in findings:
@@ -70,21 +70,25 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def _paragraph(group: list[Finding]) -> list[str]:
-    good = [each for each in group if each.state == "ok"]
     open_ = [each for each in group if each.state != "ok"]
     entry, source = group[0].entry, SOURCES[group[0].entry.source]
-    lines = [f"{entry.group}: {len(good)} of {len(group)}"]
-    lines += [f"  ok       {shown(each.path)}: {each.remark}" for each in good[:1]]
-    absent = [each for each in group if each.state == "missing"]
-    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-    lines += [f"  missing  {shown(each.path)}{more}" for each in absent[:1]]
-    lines += [f"  wrong    {each.remark}" for each in group if each.state == "wrong"]
+    width = max(len(shown(each.path)) for each in group)
+    lines = [f"{entry.group}: {len(group) - len(open_)} of {len(group)}"]
+    lines += [_line(each, width) for each in group]
     if open_:
         parts = dict.fromkeys(part for each in open_ for part in each.entry.parts)
         lines.append(f"  from     {source.site}")
         lines.append(f"  licence  {source.licence}")
         lines.append(f"  for      {', '.join(parts) or 'nothing else here'}")
     return lines
+
+
+def _line(found: Finding, width: int) -> str:
+    """One entry; what is said of a wrong file mostly begins with its name."""
+    path = shown(found.path)
+    if found.state == "wrong" and path in found.remark:
+        return f"  wrong    {found.remark}"
+    return f"  {found.state:<7}  {path:<{width}}  {found.remark}".rstrip()
 
 
 def main() -> int:

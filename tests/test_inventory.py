@@ -51,7 +51,9 @@ def test_nothing_is_there(tmp_path):
     assert {each.state for each in findings} == {"missing"}
     text = report(findings)
     assert "annotations, training: 0 of 29\n" in text
-    assert "annotations/3dpw_train_smplx_w_cam.npz and 28 more" in text
+    for each in findings:  # one by one, each with its own line
+        assert text.count(f"  missing  {each.path}\n") >= 1
+    assert text.count("  missing  ") == len(ENTRIES)
     assert "from     smpl-x.is.tue.mpg.de (version 1.1)\n  licence  own licence: research" in text
     assert "for      3DPW, EMDB, plausibility, training" in text
     assert "training: lacks " in text
@@ -75,6 +77,29 @@ def test_found_files(tmp_path):
     text = report(inspect(tmp_path))
     assert "annotations, test: 1 of 3\n" in text
     assert "lacks" in text
+
+
+def test_the_report_has_one_line_per_entry(tmp_path):
+    group = entries("annotations, test")
+    write_annotations(tmp_path, "3dpw-test-cam")
+    write_annotations(tmp_path, "emdb-p1", vitpose=None)
+    folder = tmp_path / "annotations"
+    wrong = f"{folder}/emdb_p1.npz lacks vitpose; it has imgname, center, scale"
+    lines = report(inspect(tmp_path, entries=group)).splitlines()
+    assert lines[:2] == [
+        "annotations, test: 1 of 3",
+        f"  ok       {folder}/3dpw_test_w_cam.npz  0.0 MB, 10 arrays",
+    ]
+    assert lines[2].startswith(f"  wrong    {wrong}")
+    assert lines[3] == f"  missing  {folder}/emdb_p1_occl.npz"
+    assert [line.split()[0] for line in lines[4:7]] == ["from", "licence", "for"]
+    assert lines[6] == "  for      EMDB, plausibility"
+    ok, other = inspect(tmp_path, entries=group[:1]), replace(group[0], paths=("a", "bb"))
+    short = report([*ok, *ok, replace(ok[0], path=tmp_path / "bb", entry=other)]).splitlines()
+    assert short[3] == f"  ok       {tmp_path / 'bb'!s:<{len(str(ok[0].path))}}  0.0 MB, 10 arrays"
+    assert "from     " not in "".join(short)
+    bare = replace(ok[0], state="wrong", remark="Permission denied")
+    assert f"  wrong    {ok[0].path}  Permission denied\n" in report([bare])
 
 
 @pytest.mark.parametrize(
