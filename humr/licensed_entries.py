@@ -15,6 +15,7 @@ from humr.annotations import BETAS, JOINTS
 from humr.file_checks import Shape
 from humr.h36m import read_cameras
 from humr.licensed import SETS, SMPL_BODIES, SMPLX_BODY, VITPOSE, DataSet
+from humr.weight_checks import BACKBONE, HUMR, VITPOSE_H, Network, checkpoint
 
 MESH = {
     "training": "training as in the paper",
@@ -135,14 +136,14 @@ def _helpers() -> list[Entry]:
 
 
 def _weights() -> list[Entry]:
-    def entry(names: tuple[str, ...], least: int, *parts: str) -> Entry:
-        check, paths = partial(checks.large_file, least=least), (f"ckpt/{n}" for n in names)
+    def entry(names: tuple[str, ...], network: Network, *parts: str) -> Entry:
+        check, paths = partial(checkpoint, network=network), (f"ckpt/{n}" for n in names)
         return Entry("weights", "HuMR weights", tuple(paths), check, parts)
 
     return [
-        entry(("bedlam_cliff_3dpw_ft_backbone.pth",), 100, "training", "weights"),
-        entry(("humr_best.ckpt",), 100, "weights"),
-        entry(VITPOSE, 500, "weights"),  # and `data samples`
+        entry(("bedlam_cliff_3dpw_ft_backbone.pth",), BACKBONE, "training", "weights"),
+        entry(("humr_best.ckpt",), HUMR, "weights"),
+        entry(VITPOSE, VITPOSE_H, "weights"),  # and `data samples`
     ]
 
 
@@ -197,7 +198,7 @@ def _human36m() -> list[Entry]:
         paths = tuple(f"h36m/{each}" for each in (name, *others))
         return Entry(f"{group} of Human3.6M", "Human3.6M", paths, check, ("lifting",))
 
-    fits = partial(checks.large_file, least=50)
+    fits = partial(checks.large_pickle, least=50)
     columns: dict[str, Shape] = {
         "gt_3d": (None, 3, 17), "argmax_2d": (None, 2, 16), "heatmap": (None, 16, 64, 64),
     }  # fmt: skip

@@ -129,7 +129,7 @@ def test_wrong_folders_and_files(tmp_path):
     assert "must hold 1 *.npy.gz or more; got 0" in remark
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt/humr_best.ckpt").write_text("<html>not found</html>")
-    assert "must have 100 MB or more; got 0.0 MB" in state(tmp_path, "ckpt/humr_best.ckpt").remark
+    assert "is no file of torch: it must" in state(tmp_path, "ckpt/humr_best.ckpt").remark
     write_3dpw(tmp_path)
     found = state(tmp_path, "test_images/3DPW/sequenceFiles/test")
     assert "must hold 24 *.pkl or more; got 1" in found.remark
@@ -141,7 +141,7 @@ def test_wrong_folders_and_files(tmp_path):
 def test_weights_of_vitpose_may_have_other_names(tmp_path):
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt/vitpose-h.pth").write_text("<html>not found</html>")
-    assert "must have 500 MB or more" in state(tmp_path, "ckpt/vitpose-h.pth").remark
+    assert "is no file of torch: it must" in state(tmp_path, "ckpt/vitpose-h.pth").remark
     (tmp_path / "ckpt/vitpose-h.pth").unlink()
     assert state(tmp_path, "ckpt/vitpose-h-multi-coco.pth").state == "missing"
 

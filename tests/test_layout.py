@@ -47,7 +47,7 @@ LAYERS = (
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
     | {"keypoint_files"}
-    | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks"}
+    | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "weight_checks"}
     | {"licensed_entries", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"ranks", "shards", "lifting_data", "lifting_world"}
