@@ -11,7 +11,6 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from humr import hdf5
-from humr.heatmap_files import read_file
 from humr.licensed import shown
 from humr.npz_files import headers, read_npy
 from humr.unpickle import read_dictionary
@@ -88,13 +87,6 @@ def folder(path: Path, *, pattern: str, least: int = 1) -> str:
             "archive unpacked one level too high or too low, or not to its end"
         )
     return f"{count} {pattern}"
-
-
-def heatmap_samples(path: Path) -> str:
-    """A folder with samples of heatmaps, of which one is read."""
-    remark = folder(path, pattern="*.npy.gz")
-    read_file(next(path.glob("*.npy.gz")))
-    return remark
 
 
 def size(path: Path) -> str:

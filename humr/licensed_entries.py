@@ -5,7 +5,7 @@
 and the parts that need it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from pathlib import Path
 from humr import file_checks as checks
 from humr.annotations import BETAS, JOINTS
 from humr.file_checks import Shape
+from humr.folder_checks import masks, photographs, samples
 from humr.h36m import read_cameras
-from humr.licensed import SETS, SMPL_BODIES, SMPLX_BODY, VITPOSE, DataSet
+from humr.licensed import SETS, SMPL_BODIES, SMPLX_BODY, TRAINING, VITPOSE, DataSet
 from humr.weight_checks import BACKBONE, HUMR, VITPOSE_H, Network, checkpoint
 
 MESH = {
@@ -148,39 +149,51 @@ def _weights() -> list[Entry]:
 
 
 def _photographs() -> list[Entry]:
-    folders = {each.images: each.source for each in SETS.values()}
+    def entry(
+        source: str, origin: str, images: str, inside: str, pattern: str, least: int, *parts: str
+    ) -> Entry:
+        folder, plain = images + inside, partial(checks.folder, pattern=pattern, least=least)
+        names = tuple(name for name, each in SETS.items() if each.images == images)
+        check = partial(photographs, below=folder, names=names, plain=plain)
+        return Entry(f"photographs of {source}", origin, (folder,), check, parts)
+
     found = []
-    for folder, source in folders.items():
-        training = ("training",)
+    for images, source in {each.images: each.source for each in SETS.values()}.items():
         if source == "BEDLAM":
-            check = partial(checks.folder, pattern="seq_*")
-            found.append(Entry("photographs of BEDLAM", "BEDLAM", (folder,), check, training))
+            found.append(entry(source, "BEDLAM", images, "", "seq_*", 1, "training"))
         elif source == "AGORA":
-            check = partial(checks.folder, pattern="*_1280x720.png")
-            found.append(Entry("photographs of AGORA", "BEDLAM", (folder,), check, training))
+            found.append(entry(source, "BEDLAM", images, "", "*_1280x720.png", 1, "training"))
         elif source == "3DPW":
-            check, paths = partial(checks.folder, pattern="*", least=60), (f"{folder}/imageFiles",)
             parts = ("training", "3DPW")
-            found.append(Entry("photographs of 3DPW", "3DPW", paths, check, parts))
+            found.append(entry(source, source, images, "/imageFiles", "*", 60, *parts))
         else:
-            check = partial(checks.folder, pattern="P*/*/images", least=17)
             parts = ("EMDB", "plausibility")
-            found.append(Entry("photographs of EMDB", "EMDB", (folder,), check, parts))
+            found.append(entry(source, source, images, "", "P*/*/images", 17, *parts))
     return found
 
 
 def _masks() -> list[Entry]:
-    scenes = [each.images.split("/")[1] for each in SETS.values() if each.source == "BEDLAM"]
-    check = partial(checks.folder, pattern="seq_*")
+    def entry(
+        source: str, origin: str, names: Sequence[str], folders: Iterable[str], pattern: str,
+        part: str,
+    ) -> Entry:  # fmt: skip
+        folders, plain = tuple(dict.fromkeys(folders)), partial(checks.folder, pattern=pattern)
+        check = partial(masks, below=folders[0], names=names, plain=plain)
+        return Entry(f"masks of {source}", origin, folders, check, (part,))
+
     found = []
-    for scene in scenes:
-        paths = dict.fromkeys(f"env_masks/{s}" for s in (scene, scene.replace("_30fps", "_6fps")))
-        found.append(Entry("masks of BEDLAM", "BEDLAM", tuple(paths), check, ("masks",)))
-    agora, emdb = "env_masks/images", "test_images/EMDB/masks"
-    check = partial(checks.folder, pattern="*_all_person.png")
-    found.append(Entry("masks of AGORA", "AGORA", (agora,), check, ("masks",)))
-    check = partial(checks.folder, pattern="P*/*/masks/*.png")
-    return [*found, Entry("masks of EMDB", "HuMR data", (emdb,), check, ("plausibility",))]
+    for name, each in SETS.items():
+        if each.source == "BEDLAM":
+            scene = f"env_masks/{each.images.split('/')[1]}"
+            folders = (scene, scene.replace("_30fps", "_6fps"))
+            found.append(entry("BEDLAM", "BEDLAM", (name,), folders, "seq_*", "masks"))
+    agora = [name for name, each in SETS.items() if each.source == "AGORA"]
+    return [
+        *found,
+        entry("AGORA", "AGORA", agora, ["env_masks/images"], "*_all_person.png", "masks"),
+        entry("EMDB", "HuMR data", ["emdb-p1-occl"], ["test_images/EMDB/masks"],
+              "P*/*/masks/*.png", "plausibility"),
+    ]  # fmt: skip
 
 
 def _originals() -> list[Entry]:
@@ -241,20 +254,15 @@ def _mpi_inf_3dhp() -> list[Entry]:
     ]  # fmt: skip
 
 
+def _samples(name: str) -> Entry:
+    paths = (f"heatmap_samples/{name}",)
+    return Entry("heatmap samples", "HuMR data", paths, samples, ("training",))
+
+
 def _entries() -> tuple[Entry, ...]:
-    samples = [
-        Entry(
-            "heatmap samples",
-            "HuMR data",
-            (f"heatmap_samples/{name}",),
-            checks.heatmap_samples,
-            ("training",),
-        )
-        for name, each in SETS.items()
-        if each.split == "train"
-    ]
     annotations = [_annotations(each) for each in SETS.values()]
-    return (*_body_models(), *_helpers(), *_weights(), *annotations, *samples, *_photographs(),
+    heatmaps = [_samples(name) for name in TRAINING]
+    return (*_body_models(), *_helpers(), *_weights(), *annotations, *heatmaps, *_photographs(),
             *_masks(), *_originals(), *_human36m(), *_mpi_inf_3dhp())  # fmt: skip
 
 

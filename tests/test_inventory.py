@@ -65,15 +65,15 @@ def test_found_files(tmp_path):
     write_heatmap_samples(tmp_path, "agora-bfh", 2)
     write_mask(tmp_path, "static-gym-hair", "seq_000002/x.png", person(8, 9))
     write_mask(tmp_path, "emdb-p1", "P1/a/images/00003.jpg", person(8, 9))
-    good = {f.path.relative_to(tmp_path).as_posix(): f.remark
-            for f in inspect(tmp_path) if f.state == "ok"}  # fmt: skip
+    found = {f.path.relative_to(tmp_path).as_posix(): f for f in inspect(tmp_path)}
+    good = {path: each.remark for path, each in found.items() if each.state == "ok"}
     hair = "20221024_3-10_100_batch01handhair_static_highSchoolGym_6fps"
     assert good == {
         "annotations/emdb_p1_occl.npz": "0.0 MB, 10 arrays",
-        "heatmap_samples/agora-bfh": "1 *.npy.gz",
-        f"env_masks/{hair}": "1 seq_*",
-        "test_images/EMDB/masks": "1 P*/*/masks/*.png",
+        "heatmap_samples/agora-bfh": "1 *.npy.gz; not compared: no annotations",
+        f"env_masks/{hair}": "1 seq_*; not compared: no annotations",
     }
+    assert "must hold 5 masks; 3 are missing" in found["test_images/EMDB/masks"].remark
     text = report(inspect(tmp_path))
     assert "annotations, test: 1 of 3\n" in text
     assert "lacks" in text
@@ -125,6 +125,7 @@ def test_wrong_folders_and_files(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     assert "partial download" in state(tmp_path, "heatmap_samples/agora-bfh").remark
     path.unlink()
+    assert state(tmp_path, "heatmap_samples/agora-bfh").state == "wrong"
     remark = state(tmp_path, "heatmap_samples/agora-bfh").remark
     assert "must hold 1 *.npy.gz or more; got 0" in remark
     (tmp_path / "ckpt").mkdir()
