@@ -12,11 +12,11 @@ from pathlib import Path
 
 from humr import file_checks as checks
 from humr.annotations import BETAS, JOINTS
-from humr.file_checks import Shape
+from humr.file_checks import Shape, Shapes
 from humr.folder_checks import masks, photographs, samples
-from humr.h36m import read_cameras
-from humr.licensed import SETS, SMPL_BODIES, SMPLX_BODY, TRAINING, VITPOSE, DataSet
-from humr.weight_checks import BACKBONE, HUMR, VITPOSE_H, Network, checkpoint
+from humr.h36m import SUBJECTS, cdf_files, cdf_folder, read_cameras, sequences
+from humr.licensed import SETS, SMPL_BODIES, SMPLX_BODY, TRAINING, VITPOSE, DataSet, shown
+from humr.weight_checks import BACKBONE, HUMR, LIFTING_FLOW, VITPOSE_H, Network, checkpoint
 
 MESH = {
     "training": "training as in the paper",
@@ -29,8 +29,12 @@ MESH = {
 LIFTING = {
     "lifting": "lifting, Human3.6M; of fits, heatmaps and 2D poses one kind is enough",
     "lifting transfer": "lifting, MPI-INF-3DHP",
+    "transfer heatmaps": "lifting, MPI-INF-3DHP with a detector's heatmaps in place of labels",
+    "lifting weights": "the official lifting flow",
 }
 PARTS = MESH | LIFTING
+DETECTORS = ("h36m", "orig")  # of FMPose's tables: HRNet with and without training on Human3.6M
+DETECTED: Shapes = {"argmax_2d": (None, 2, 16), "heatmap": (None, 16, 64, 64)}
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,31 @@ class Source:
     licence: str
 
 
-_RESEARCH = "own licence: research, not commercial; registration"
+_FREE = "own licence: research, not commercial"
+_RESEARCH = f"{_FREE}; registration"
 SOURCES = {
     "SMPL": Source("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
     "SMPL-X": Source("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
     "BEDLAM": Source("bedlam.is.tue.mpg.de", _RESEARCH),
     "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
-    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial"),
+    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", _FREE),
     "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
     "Human3.6M": Source("vision.imar.ro/human3.6m", _RESEARCH),
-    "MPI-INF-3DHP": Source(
-        "vcai.mpi-inf.mpg.de/3dhp-dataset", "own licence: research, not commercial"
+    "MPI-INF-3DHP": Source("vcai.mpi-inf.mpg.de/3dhp-dataset", _FREE),
+    "ICCV 2021": Source(
+        "github.com/twehrbein/Probabilistic-Monocular-3D-Human-Pose-Estimation-with-Normalizing-"
+        "Flows (a link to the pickles; results/original_model/model.pt)",
+        "MIT for its code; derived from Human3.6M, whose licence applies",
+    ),
+    "FMPose": Source(
+        "github.com/cuongle1206/FMPose (data/H36M.py and data/3DHP.py write the files, with "
+        "detectors of Zenodo record 20367108)",
+        "none is named; derived from Human3.6M and MPI-INF-3DHP, whose licences apply",
+    ),
+    "VideoPose3D": Source(
+        "github.com/facebookresearch/VideoPose3D (DATASETS.md: data/prepare_data_h36m.py makes "
+        "the 3D poses and gt from .cdf files of Human3.6M; a link to the others)",
+        "CC BY-NC 4.0; derived from Human3.6M, whose licence applies",
     ),
     "HuMR data": Source(
         "cloud.tnt.uni-hannover.de/index.php/s/jQjkkqFaiWdJrwL",
@@ -139,12 +157,17 @@ def _helpers() -> list[Entry]:
 def _weights() -> list[Entry]:
     def entry(names: tuple[str, ...], network: Network, *parts: str) -> Entry:
         check, paths = partial(checkpoint, network=network), (f"ckpt/{n}" for n in names)
-        return Entry("weights", "HuMR weights", tuple(paths), check, parts)
+        lifting = network is LIFTING_FLOW
+        group, source = (
+            ("lifting weights", "ICCV 2021") if lifting else ("weights", "HuMR weights")
+        )
+        return Entry(group, source, tuple(paths), check, parts)
 
     return [
         entry(("bedlam_cliff_3dpw_ft_backbone.pth",), BACKBONE, "training", "weights"),
         entry(("humr_best.ckpt",), HUMR, "weights"),
         entry(VITPOSE, VITPOSE_H, "weights"),  # and `data samples`
+        entry(("model.pt",), LIFTING_FLOW, "lifting weights"),
     ]
 
 
@@ -207,29 +230,56 @@ def _originals() -> list[Entry]:
 
 
 def _human36m() -> list[Entry]:
-    def entry(group: str, name: str, check: Callable[[Path], str], *others: str) -> Entry:
+    def entry(
+        group: str, source: str, name: str, check: Callable[[Path], str], *others: str
+    ) -> Entry:
         paths = tuple(f"h36m/{each}" for each in (name, *others))
-        return Entry(f"{group} of Human3.6M", "Human3.6M", paths, check, ("lifting",))
+        return Entry(f"{group} of Human3.6M", source, paths, check, ("lifting",))
 
-    fits = partial(checks.large_pickle, least=50)
-    columns: dict[str, Shape] = {
-        "gt_3d": (None, 3, 17), "argmax_2d": (None, 2, 16), "heatmap": (None, 16, 64, 64),
-    }  # fmt: skip
     tables = {
-        f"dataset/{t}/{key}": s for t in ("trainset", "testset") for key, s in columns.items()
+        f"dataset/{table}/{key}": shape
+        for table in ("trainset", "testset")
+        for key, shape in {"gt_3d": (None, 3, 17), **DETECTED}.items()
     }
     heatmaps = partial(checks.hdf5_file, shapes=tables)
     three, two = (partial(checks.npz_file, shapes={f"positions_{d}d": ()}) for d in (3, 2))
     return [
-        *(entry("fits", f"{split}set_h36m.pickle", fits, f"{split}set_h36m_without_3d.pickle")
-          for split in ("train", "test")),
-        *(entry("heatmaps", f"H36M_dataset_{detector}_hrnet.h5", heatmaps)
-          for detector in ("h36m", "orig")),
-        entry("2D poses", "data_3d_h36m.npz", three),
-        *(entry("2D poses", f"data_2d_h36m_{detector}.npz", two)
+        *(entry("fits", "ICCV 2021", f"{split}set_h36m.pickle", partial(_fits, split=split),
+                f"{split}set_h36m_without_3d.pickle") for split in SUBJECTS),
+        *(entry("heatmaps", "FMPose", f"H36M_dataset_{detector}_hrnet.h5", heatmaps)
+          for detector in DETECTORS),
+        entry("2D poses", "VideoPose3D", "data_3d_h36m.npz", three),
+        *(entry("2D poses", "VideoPose3D", f"data_2d_h36m_{detector}.npz", two)
           for detector in ("gt", "cpn_ft_h36m_dbb")),
-        entry("2D poses", "metadata.xml", _cameras),
+        entry("cameras for 2D poses", "Human3.6M", "metadata.xml", _cameras),
+        *(Entry("3D poses of Human3.6M, for fits without them", "Human3.6M",
+                (cdf_folder(subject, Path("h36m")).as_posix(),), _poses, ())
+          for split in SUBJECTS for subject in SUBJECTS[split]),
     ]  # fmt: skip
+
+
+def _fits(path: Path, *, split: str) -> str:
+    """A pickle of fits; 3D poses that it lacks must lie beside it."""
+    remark = checks.large_pickle(path, least=50)
+    if not path.stem.endswith("_without_3d"):
+        return remark
+    for subject in SUBJECTS[split]:
+        _poses(cdf_folder(subject, path.parent))
+    return f"{remark}, 3D poses beside it"
+
+
+def _poses(path: Path) -> str:
+    """A subject's folder of .cdf files, which are not opened."""
+    subject = path.parents[1].name
+    found = cdf_files(subject, path.parents[2])
+    wanted = [each for split in SUBJECTS for each in sequences(split) if each.subject == subject]
+    if missing := [each for each in wanted if each not in found]:
+        raise ValueError(
+            f"{shown(path)} must hold {len(wanted)} .cdf files; {len(missing)} are missing, that "
+            f"of {'/'.join(missing[0])} the first. Usual cause: an archive that was not unpacked "
+            "to its end"
+        )
+    return f"{len(wanted)} .cdf files"
 
 
 def _cameras(path: Path) -> str:
@@ -237,18 +287,26 @@ def _cameras(path: Path) -> str:
 
 
 def _mpi_inf_3dhp() -> list[Entry]:
-    def entry(kind: str, place: str, check: Callable[[Path], str], *parts: str) -> Entry:
-        group, path = f"{kind} of MPI-INF-3DHP", f"mpi_inf_3dhp/{place}"
-        return Entry(group, "MPI-INF-3DHP", (path,), check, parts)
+    def entry(
+        kind: str, place: str, check: Callable[[Path], str], *parts: str,
+        source: str = "MPI-INF-3DHP",
+    ) -> Entry:  # fmt: skip
+        path = f"mpi_inf_3dhp/{place}"
+        return Entry(f"{kind} of MPI-INF-3DHP", source, (path,), check, parts)
 
     shapes: dict[str, Shape] = {
         "annot2": (None, 1, 17, 2), "univ_annot3": (None, 1, 17, 3), "valid_frame": (None, 1),
     }  # fmt: skip
     tests, test = "mpi_inf_3dhp_test_set", partial(checks.hdf5_file, shapes=shapes)
     train = partial(checks.mat_file, shapes={"annot2": (14, 1), "univ_annot3": (14, 1)})
+    columns: dict[str, Shape] = {"gt_3d_uni": (None, 3, 17), **DETECTED}
+    tables = {f"dataset/testset/{key}": shape for key, shape in columns.items()}
+    heatmaps = partial(checks.hdf5_file, shapes=tables)
     return [
         *(entry("test set", f"{tests}/TS{n}/annot_data.mat", test, "lifting transfer")
           for n in range(1, 7)),
+        *(entry("heatmaps", f"3DHP_dataset_{detector}_hrnet.h5", heatmaps, *parts, source="FMPose")
+          for detector, parts in zip(DETECTORS, (("transfer heatmaps",), ()), strict=True)),
         *(entry("training set", f"S{subject}/Seq{sequence}/annot.mat", train)
           for subject in range(1, 9) for sequence in (1, 2)),
     ]  # fmt: skip

@@ -68,7 +68,7 @@ VITPOSE_H = Network(
     known=frozenset(KNOWN),
     bare=True,
 )
-LIFTING = Network(  # the flow of ICCV 2021
+LIFTING_FLOW = Network(  # the flow of ICCV 2021
     {
         "inn.module_list.1.s1.0.weight": (1028, 80),
         "inn.module_list.15.s2.2.weight": (48, 1028),

@@ -19,6 +19,7 @@ from formats import (
 from scipy import sparse
 
 from humr import file_checks
+from humr.h36m import cdf_folder, sequences
 from humr.inventory import ENTRIES, PARTS, SOURCES, inspect, lacking, main, report
 from humr.licensed import SETS
 from humr.paths import ROOT
@@ -43,6 +44,8 @@ def test_everything_is_listed_once():
         if each.split == "train":
             assert f"heatmap_samples/{each.name}" in paths
     assert {entry.source for entry in ENTRIES} == set(SOURCES)
+    sources = {entry.group: entry.source for entry in ENTRIES}
+    assert all(sources[entry.group] == entry.source for entry in ENTRIES)
     assert {part for entry in ENTRIES for part in entry.parts} == set(PARTS)
 
 
@@ -210,6 +213,68 @@ def test_lifting_files(tmp_path):
     remark = findings["h36m/testset_h36m_without_3d.pickle"].remark
     assert "must have 50 MB or more" in remark
     assert len(lacking(findings.values(), "lifting transfer")) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "site"),
+    [
+        ("h36m/trainset_h36m.pickle", "github.com/twehrbein/Probabilistic-"),
+        ("ckpt/model.pt", "github.com/twehrbein/Probabilistic-"),
+        ("h36m/H36M_dataset_orig_hrnet.h5", "Zenodo record 20367108"),
+        ("mpi_inf_3dhp/3DHP_dataset_h36m_hrnet.h5", "github.com/cuongle1206/FMPose"),
+        ("h36m/data_3d_h36m.npz", "github.com/facebookresearch/VideoPose3D"),
+        ("h36m/data_2d_h36m_gt.npz", "github.com/facebookresearch/VideoPose3D"),
+        ("h36m/metadata.xml", "vision.imar.ro"),
+        ("h36m/S11/MyPoseFeatures/D3_Positions_mono", "vision.imar.ro"),
+        ("mpi_inf_3dhp/mpi_inf_3dhp_test_set/TS1/annot_data.mat", "vcai.mpi-inf.mpg.de"),
+        ("ckpt/humr_best.ckpt", "cloud.tnt.uni-hannover.de"),
+    ],
+)
+def test_files_come_from_those_who_publish_them(tmp_path, path, site):
+    text = report(inspect(tmp_path, entries=[e for e in ENTRIES if path in e.paths]))
+    (line,) = [line for line in text.splitlines() if line.startswith("  from     ")]
+    assert site in line
+
+
+def write_cdf(h36m, split):
+    """Empty .cdf files of a split, named as those of Human3.6M are."""
+    for subject, action, take, camera in sequences(split):
+        folder = cdf_folder(subject, h36m)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{action}{' 1' if take == '1' else ''}.{camera}.cdf").touch()
+
+
+def test_3d_poses_beside_fits(tmp_path):
+    """Large enough to be official: a pickle of fits without 3D poses needs the .cdf files."""
+    h36m, folder = tmp_path / "h36m", "h36m/S9/MyPoseFeatures/D3_Positions_mono"
+    h36m.mkdir()
+    name = "h36m/testset_h36m_without_3d.pickle"
+    (tmp_path / name).write_bytes(pickle.dumps(bytes(50 * 2**20), 4))
+    assert "no .cdf file in" in state(tmp_path, name).remark
+    write_cdf(h36m, "test")
+    assert state(tmp_path, name).remark == "50.0 MB, 3D poses beside it"
+    assert state(tmp_path, folder).remark == "120 .cdf files"
+    assert state(tmp_path, folder.replace("S9", "S11")).remark == "119 .cdf files"
+    assert state(tmp_path, folder.replace("S9", "S1")).state == "missing"
+    (tmp_path / folder / "Eating 1.60457274.cdf").unlink()
+    wrong = "S9/MyPoseFeatures/D3_Positions_mono must hold 120 .cdf files; 1 are missing, that of "
+    for path in (folder, name):
+        assert f"{wrong}S9/Eating/1/60457274 the first" in state(tmp_path, path).remark
+    (tmp_path / name).rename(h36m / "testset_h36m.pickle")
+    assert state(tmp_path, "h36m/testset_h36m.pickle").remark == "50.0 MB"
+
+
+def test_heatmaps_of_the_transfer_set(tmp_path):
+    folder, name = tmp_path / "mpi_inf_3dhp", "3DHP_dataset_h36m_hrnet.h5"
+    folder.mkdir()
+    rows = {"action": [b"TS1"], "subject": [b"TS1"]}
+    lifting.write_table(folder / name, "testset", rows, pose="gt_3d_uni")
+    found = state(tmp_path, f"mpi_inf_3dhp/{name}")
+    assert found.state == "ok"
+    assert found.entry.parts == ("transfer heatmaps",)
+    (folder / name).unlink()
+    lifting.write_table(folder / name, "testset", rows)
+    assert "lacks dataset/testset/gt_3d_uni" in state(tmp_path, f"mpi_inf_3dhp/{name}").remark
 
 
 def test_parts_are_complete_when_all_their_entries_are(tmp_path):

@@ -9,13 +9,13 @@ import torch
 from torch.utils.serialization import config
 
 from humr import official, vitpose
-from humr.weight_checks import BACKBONE, HUMR, LIFTING, VITPOSE_H, checkpoint
+from humr.weight_checks import BACKBONE, HUMR, LIFTING_FLOW, VITPOSE_H, checkpoint
 
 NETWORKS = {
     "backbone": (BACKBONE, layouts.hrnet_shapes()),
     "humr": (HUMR, layouts.humr_shapes()),
     "vitpose": (VITPOSE_H, layouts.vitpose_shapes()),
-    "lifting": (LIFTING, layouts.lifting_shapes()),
+    "lifting": (LIFTING_FLOW, layouts.lifting_shapes()),
 }
 
 
@@ -56,27 +56,27 @@ def test_good_files(tmp_path, name):
 
 
 def test_files_of_old_versions_are_read_too(tmp_path):
-    write(tmp_path / "new.pth", LIFTING)
+    write(tmp_path / "new.pth", LIFTING_FLOW)
     old = torch.load(tmp_path / "new.pth")
     torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert checkpoint(tmp_path / "old.pth", network=LIFTING) == "0.0 MB, 4 tensors"
+    assert checkpoint(tmp_path / "old.pth", network=LIFTING_FLOW) == "0.0 MB, 4 tensors"
     whole = (tmp_path / "old.pth").read_bytes()
     (tmp_path / "old.pth").write_bytes(whole[:-3])
     with pytest.raises(ValueError, match=r"cannot be read as a file of torch.*partial download"):
-        checkpoint(tmp_path / "old.pth", network=LIFTING)
+        checkpoint(tmp_path / "old.pth", network=LIFTING_FLOW)
 
 
 def test_files_are_mapped_where_that_is_possible(tmp_path, monkeypatch):
-    path, load, seen = write(tmp_path / "x.pt", LIFTING), torch.load, []
+    path, load, seen = write(tmp_path / "x.pt", LIFTING_FLOW), torch.load, []
 
     def noted(*args, **options):
         seen.append(config.load.mmap)
         return load(*args, **options)
 
     monkeypatch.setattr(torch, "load", noted)
-    checkpoint(path, network=LIFTING)
+    checkpoint(path, network=LIFTING_FLOW)
     torch.save(load(path), path, _use_new_zipfile_serialization=False)
-    checkpoint(path, network=LIFTING)
+    checkpoint(path, network=LIFTING_FLOW)
     assert seen == [True, False]
     assert config.load.mmap is False
 
