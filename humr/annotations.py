@@ -78,10 +78,15 @@ class Annotations:
         return Annotations(**chosen)
 
 
+def annotation_path(name: str, *, root: Path = LICENSED) -> Path:
+    """Return where the annotation file of a data set lies, there or not."""
+    return root / "annotations" / data_set(name).annotations
+
+
 def read_annotations(name: str, *, root: Path = LICENSED) -> Annotations:
     """Read and check all rows of a data set."""
     described = data_set(name)
-    path = root / "annotations" / described.annotations
+    path = annotation_path(name, root=root)
     arrays = read_npz(path, (*_KEYS, *_needed(described)), optional=_OPTIONAL)
     count = len(arrays["imgname"])
 
@@ -117,6 +122,11 @@ def read_annotations(name: str, *, root: Path = LICENSED) -> Annotations:
     )
 
 
+def read_images(name: str, *, root: Path = LICENSED) -> np.ndarray:
+    """Read the names of the photographs of all rows."""
+    return _texts(read_npz(annotation_path(name, root=root), ("imgname",))["imgname"])
+
+
 @dataclass(frozen=True)
 class Boxes:
     """Where the people of one data set are; all that a 2D detector needs of an annotation file."""
@@ -133,8 +143,7 @@ class Boxes:
 
 def read_boxes(name: str, *, root: Path = LICENSED) -> Boxes:
     """Read the boxes of all rows; the file may lack detections, poses and labels."""
-    described = data_set(name)
-    path = root / "annotations" / described.annotations
+    described, path = data_set(name), annotation_path(name, root=root)
     optional = ("object_occlusion", "valid_emdb_mask", "orig_shape")
     arrays = read_npz(path, ("imgname", "center", "scale"), optional=optional)
     count = len(arrays["imgname"])

@@ -3,6 +3,7 @@
 Arrays are not read where the headers of a file tell their shapes.
 """
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from humr import hdf5
-from humr.heatmap_files import read_file
 from humr.licensed import shown
 from humr.npz_files import headers, read_npy
 from humr.unpickle import read_dictionary
@@ -22,14 +22,14 @@ Shapes = Mapping[str, Shape]
 def npz_file(path: Path, *, shapes: Shapes) -> str:
     """An .npz file with these arrays and perhaps more."""
     found = {key: header.shape for key, header in headers(path).items()}
-    _contains(path, found, shapes)
-    return f"{_size(path)}, {len(found)} arrays"
+    contains(path, found, shapes)
+    return f"{size(path)}, {len(found)} arrays"
 
 
 def npy_file(path: Path, *, shape: Shape) -> str:
     """An .npy file."""
     _compare(path, "the array", read_npy(path).shape, shape)
-    return _size(path)
+    return size(path)
 
 
 def pickle_file(path: Path, *, shapes: Shapes) -> str:
@@ -37,13 +37,13 @@ def pickle_file(path: Path, *, shapes: Shapes) -> str:
     content = read_dictionary(path, tuple(shapes))
     for key, shape in shapes.items():
         _compare(path, key, getattr(content[key], "shape", ()), shape)
-    return _size(path)
+    return size(path)
 
 
 def hdf5_file(path: Path, *, shapes: Shapes) -> str:
     """An HDF5 file with these arrays, or columns of tables, and perhaps more."""
-    _contains(path, hdf5.shapes(path), shapes)
-    return _size(path)
+    contains(path, hdf5.shapes(path), shapes)
+    return size(path)
 
 
 def mat_file(path: Path, *, shapes: Shapes) -> str:
@@ -54,18 +54,28 @@ def mat_file(path: Path, *, shapes: Shapes) -> str:
         raise ValueError(
             f"{shown(path)} is no MATLAB file: {error!r}. Usual cause: a partial download"
         ) from error
-    _contains(path, found, shapes)
-    return _size(path)
+    contains(path, found, shapes)
+    return size(path)
 
 
-def large_file(path: Path, *, least: int) -> str:
-    """A file that is not opened here; `least` MB tell it from a page of a web site."""
+def large_pickle(path: Path, *, least: int) -> str:
+    """A pickle that is not read here: `least` MB tell it from a page of a web site."""
     if path.stat().st_size < least * 2**20:
         raise ValueError(
-            f"{shown(path)} must have {least} MB or more; got {_size(path)}. Usual cause: a "
+            f"{shown(path)} must have {least} MB or more; got {size(path)}. Usual cause: a "
             "partial download, or a page of a web site saved under this name"
         )
-    return _size(path)
+    with path.open("rb") as file:
+        first = file.read(1)
+        file.seek(-1, 2)
+        last = file.read(1)
+    if (first, last) != (pickle.PROTO, pickle.STOP):
+        raise ValueError(
+            f"{shown(path)} is no whole pickle: it must begin with {pickle.PROTO} and end with "
+            f"{pickle.STOP}; got {first} and {last}. Usual cause: a partial download, or one that "
+            "reserved its place and was not filled"
+        )
+    return size(path)
 
 
 def folder(path: Path, *, pattern: str, least: int = 1) -> str:
@@ -79,18 +89,13 @@ def folder(path: Path, *, pattern: str, least: int = 1) -> str:
     return f"{count} {pattern}"
 
 
-def heatmap_samples(path: Path) -> str:
-    """A folder with samples of heatmaps, of which one is read."""
-    remark = folder(path, pattern="*.npy.gz")
-    read_file(next(path.glob("*.npy.gz")))
-    return remark
-
-
-def _size(path: Path) -> str:
+def size(path: Path) -> str:
+    """The size of a file, as remarks give it."""
     return f"{path.stat().st_size / 2**20:.1f} MB"
 
 
-def _contains(path: Path, found: Mapping[str, tuple[int, ...]], shapes: Shapes) -> None:
+def contains(path: Path, found: Mapping[str, tuple[int, ...]], shapes: Shapes) -> None:
+    """Refuse a file that lacks arrays, or has them with other shapes."""
     if missing := [key for key in shapes if key not in found]:
         there = ", ".join(list(found)[:40]) or "nothing"
         raise ValueError(f"{shown(path)} lacks {', '.join(missing)}; it has {there}")

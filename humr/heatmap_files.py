@@ -60,7 +60,12 @@ class HeatmapSamples:
 
 def sample_path(name: str, row: int, *, root: Path = LICENSED) -> Path:
     """Return where the samples of a person lie: by its row in the unfiltered annotations."""
-    return root / "heatmap_samples" / name / f"{row:07d}.npy.gz"
+    return root / "heatmap_samples" / name / file_name(row)
+
+
+def file_name(row: int) -> str:
+    """Return what the file of a person's samples is called."""
+    return f"{row:07d}.npy.gz"
 
 
 def read_samples(

@@ -1,86 +1,15 @@
 """Licensed files: what there is, what is missing, what is wrong, and where to get it.
 
 ``python3 -m humr data licensed`` prints it.
-Nothing is fetched. Every entry names a file or folder below `data/licensed`, the site where one
-registers, its licence in a few words (its own text decides), and the parts that need it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from humr import file_checks as checks
-from humr.annotations import BETAS, JOINTS
 from humr.environment import say
-from humr.file_checks import Shape
-from humr.h36m import read_cameras
-from humr.licensed import LICENSED, SETS, SMPL_BODIES, SMPLX_BODY, VITPOSE, DataSet, shown
-
-MESH = {
-    "training": "training as in the paper",
-    "masks": "the mask loss",
-    "3DPW": "Tables 1 to 3 and S2, 3DPW",
-    "EMDB": "Tables 1, 2, S1 and S2, EMDB",
-    "plausibility": "PercIn and MinDist of Table 2",
-    "weights": "the official weights",
-}
-LIFTING = {
-    "lifting": "lifting, Human3.6M; of fits, heatmaps and 2D poses one kind is enough",
-    "lifting transfer": "lifting, MPI-INF-3DHP",
-}
-PARTS = MESH | LIFTING
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where to register, and on which terms."""
-
-    site: str
-    licence: str
-
-
-_RESEARCH = "own licence: research, not commercial; registration"
-SOURCES = {
-    "SMPL": Source("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
-    "SMPL-X": Source("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
-    "BEDLAM": Source("bedlam.is.tue.mpg.de", _RESEARCH),
-    "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
-    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", "own licence: research, not commercial"),
-    "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
-    "Human3.6M": Source("vision.imar.ro/human3.6m", _RESEARCH),
-    "MPI-INF-3DHP": Source(
-        "vcai.mpi-inf.mpg.de/3dhp-dataset", "own licence: research, not commercial"
-    ),
-    "HuMR data": Source(
-        "cloud.tnt.uni-hannover.de/index.php/s/jQjkkqFaiWdJrwL",
-        "see HuMR's repository; derived from BEDLAM, AGORA, 3DPW, EMDB, whose licences apply",
-    ),
-    "HuMR weights": Source(
-        "cloud.tnt.uni-hannover.de/index.php/s/WqZs5tLMJqcMj9f",
-        "see HuMR's repository; trained on BEDLAM, AGORA and 3DPW",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or folder that somebody may bring.
-
-    Args:
-        group: entries of the same kind from the same source, one line of the report.
-        source: key of `SOURCES`.
-        paths: below the licensed folder; the first that is there counts. After ours come those
-            of the official code and of unpacked downloads.
-        check: looks inside and returns a remark; raises `ValueError` if something is wrong.
-        parts: keys of `PARTS` that need it.
-    """
-
-    group: str
-    source: str
-    paths: tuple[str, ...]
-    check: Callable[[Path], str]
-    parts: tuple[str, ...] = field(default=tuple(MESH))
+from humr.licensed import LICENSED, shown
+from humr.licensed_entries import ENTRIES, PARTS, SOURCES, Entry
 
 
 @dataclass(frozen=True)
@@ -127,7 +56,7 @@ def refusal(lacking: Sequence[Finding], *, named: int = 3) -> str:
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """Describe findings: one paragraph per group, then which parts are complete."""
+    """Describe findings: groups with a line per entry, then which parts are complete."""
     findings = list(findings)
     groups: dict[str, list[Finding]] = {}
     for each in findings:
@@ -141,15 +70,11 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def _paragraph(group: list[Finding]) -> list[str]:
-    good = [each for each in group if each.state == "ok"]
     open_ = [each for each in group if each.state != "ok"]
     entry, source = group[0].entry, SOURCES[group[0].entry.source]
-    lines = [f"{entry.group}: {len(good)} of {len(group)}"]
-    lines += [f"  ok       {shown(each.path)}: {each.remark}" for each in good[:1]]
-    absent = [each for each in group if each.state == "missing"]
-    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-    lines += [f"  missing  {shown(each.path)}{more}" for each in absent[:1]]
-    lines += [f"  wrong    {each.remark}" for each in group if each.state == "wrong"]
+    width = max(len(shown(each.path)) for each in group)
+    lines = [f"{entry.group}: {len(group) - len(open_)} of {len(group)}"]
+    lines += [_line(each, width) for each in group]
     if open_:
         parts = dict.fromkeys(part for each in open_ for part in each.entry.parts)
         lines.append(f"  from     {source.site}")
@@ -158,182 +83,12 @@ def _paragraph(group: list[Finding]) -> list[str]:
     return lines
 
 
-def _annotations(described: DataSet) -> Entry:
-    train = described.split == "train"
-    shapes: dict[str, Shape] = {
-        "imgname": (None,), "center": (None, 2), "scale": (None,), "cam_int": (None, 3, 3),
-        "pose_cam": (None, None), "shape": (None, BETAS[described.split]),
-        "gt_coco_25j": (None, 25, 2), "vitpose": (None, 17, 3),
-    }  # fmt: skip
-    if train:
-        shapes["gtkps"] = (None, None, None)
-    else:
-        shapes["pose_cam"] = (None, 3 * JOINTS["test"])
-    if described.source in ("BEDLAM", "AGORA"):
-        shapes["object_occlusion"] = (None,)
-    if described.name == "emdb-p1-occl":
-        shapes["valid_emdb_mask"] = (None,)
-    test = ("plausibility",) if described.name == "emdb-p1-occl" else (described.source,)
-    return Entry(
-        f"annotations, {'training' if train else 'test'}", "HuMR data",
-        (f"annotations/{described.annotations}",), partial(checks.npz_file, shapes=shapes),
-        ("training",) if train else test,
-    )  # fmt: skip
-
-
-def _body_models() -> list[Entry]:
-    shapes: dict[str, Shape] = {
-        "v_template": (6890, 3), "J_regressor": (24, 6890), "weights": (6890, 24),
-    }  # fmt: skip
-    found = []
-    for paths in SMPL_BODIES.values():
-        # the neutral body and the regressors read what the network predicts
-        parts = ("3DPW", "EMDB", "plausibility")
-        found.append(
-            Entry("SMPL bodies", "SMPL", paths, partial(checks.pickle_file, shapes=shapes), parts)
-        )
-    check = partial(checks.npz_file, shapes={"v_template": (10475, 3), "J_regressor": (55, 10475)})
-    return [*found, Entry("SMPL-X body", "SMPL-X", SMPLX_BODY, check)]
-
-
-def _helpers() -> list[Entry]:
-    def entry(name: str, check: Callable[[Path], str], *parts: str) -> Entry:
-        return Entry("regressors and means", "HuMR weights", (f"utils/{name}",), check, parts)
-
-    evaluation = ("3DPW", "EMDB", "plausibility")
-    mean: dict[str, Shape] = {"pose": (144,), "shape": (10,), "cam": (3,)}
-    matrix: dict[str, Shape] = {"matrix": (6890, 10475)}
-    return [
-        entry("J_regressor_h36m.npy", partial(checks.npy_file, shape=(17, 6890)), "3DPW"),
-        entry("smplx2smpl.pkl", partial(checks.pickle_file, shapes=matrix), *evaluation),
-        entry("smpl_mean_params.npz", partial(checks.npz_file, shapes=mean), "training"),
-    ]
-
-
-def _weights() -> list[Entry]:
-    def entry(names: tuple[str, ...], least: int, *parts: str) -> Entry:
-        check, paths = partial(checks.large_file, least=least), (f"ckpt/{n}" for n in names)
-        return Entry("weights", "HuMR weights", tuple(paths), check, parts)
-
-    return [
-        entry(("bedlam_cliff_3dpw_ft_backbone.pth",), 100, "training", "weights"),
-        entry(("humr_best.ckpt",), 100, "weights"),
-        entry(VITPOSE, 500, "weights"),  # and `data samples`
-    ]
-
-
-def _photographs() -> list[Entry]:
-    folders = {each.images: each.source for each in SETS.values()}
-    found = []
-    for folder, source in folders.items():
-        training = ("training",)
-        if source == "BEDLAM":
-            check = partial(checks.folder, pattern="seq_*")
-            found.append(Entry("photographs of BEDLAM", "BEDLAM", (folder,), check, training))
-        elif source == "AGORA":
-            check = partial(checks.folder, pattern="*_1280x720.png")
-            found.append(Entry("photographs of AGORA", "BEDLAM", (folder,), check, training))
-        elif source == "3DPW":
-            check, paths = partial(checks.folder, pattern="*", least=60), (f"{folder}/imageFiles",)
-            parts = ("training", "3DPW")
-            found.append(Entry("photographs of 3DPW", "3DPW", paths, check, parts))
-        else:
-            check = partial(checks.folder, pattern="P*/*/images", least=17)
-            parts = ("EMDB", "plausibility")
-            found.append(Entry("photographs of EMDB", "EMDB", (folder,), check, parts))
-    return found
-
-
-def _masks() -> list[Entry]:
-    scenes = [each.images.split("/")[1] for each in SETS.values() if each.source == "BEDLAM"]
-    check = partial(checks.folder, pattern="seq_*")
-    found = []
-    for scene in scenes:
-        paths = dict.fromkeys(f"env_masks/{s}" for s in (scene, scene.replace("_30fps", "_6fps")))
-        found.append(Entry("masks of BEDLAM", "BEDLAM", tuple(paths), check, ("masks",)))
-    agora, emdb = "env_masks/images", "test_images/EMDB/masks"
-    check = partial(checks.folder, pattern="*_all_person.png")
-    found.append(Entry("masks of AGORA", "AGORA", (agora,), check, ("masks",)))
-    check = partial(checks.folder, pattern="P*/*/masks/*.png")
-    return [*found, Entry("masks of EMDB", "HuMR data", (emdb,), check, ("plausibility",))]
-
-
-def _originals() -> list[Entry]:
-    found = []
-    for split, count in (("train", 24), ("validation", 12), ("test", 24)):
-        paths = (f"test_images/3DPW/sequenceFiles/{split}",)
-        check = partial(checks.folder, pattern="*.pkl", least=count)
-        found.append(Entry("sequences of 3DPW", "3DPW", paths, check, ()))
-    check = partial(checks.folder, pattern="P*/*/P*_data.pkl", least=17)
-    return [*found, Entry("sequences of EMDB", "EMDB", ("test_images/EMDB",), check, ())]
-
-
-def _human36m() -> list[Entry]:
-    def entry(group: str, name: str, check: Callable[[Path], str], *others: str) -> Entry:
-        paths = tuple(f"h36m/{each}" for each in (name, *others))
-        return Entry(f"{group} of Human3.6M", "Human3.6M", paths, check, ("lifting",))
-
-    fits = partial(checks.large_file, least=50)
-    columns: dict[str, Shape] = {
-        "gt_3d": (None, 3, 17), "argmax_2d": (None, 2, 16), "heatmap": (None, 16, 64, 64),
-    }  # fmt: skip
-    tables = {
-        f"dataset/{t}/{key}": s for t in ("trainset", "testset") for key, s in columns.items()
-    }
-    heatmaps = partial(checks.hdf5_file, shapes=tables)
-    three, two = (partial(checks.npz_file, shapes={f"positions_{d}d": ()}) for d in (3, 2))
-    return [
-        *(entry("fits", f"{split}set_h36m.pickle", fits, f"{split}set_h36m_without_3d.pickle")
-          for split in ("train", "test")),
-        *(entry("heatmaps", f"H36M_dataset_{detector}_hrnet.h5", heatmaps)
-          for detector in ("h36m", "orig")),
-        entry("2D poses", "data_3d_h36m.npz", three),
-        *(entry("2D poses", f"data_2d_h36m_{detector}.npz", two)
-          for detector in ("gt", "cpn_ft_h36m_dbb")),
-        entry("2D poses", "metadata.xml", _cameras),
-    ]  # fmt: skip
-
-
-def _cameras(path: Path) -> str:
-    return f"{len(read_cameras(path.parent))} positions of cameras"
-
-
-def _mpi_inf_3dhp() -> list[Entry]:
-    def entry(kind: str, place: str, check: Callable[[Path], str], *parts: str) -> Entry:
-        group, path = f"{kind} of MPI-INF-3DHP", f"mpi_inf_3dhp/{place}"
-        return Entry(group, "MPI-INF-3DHP", (path,), check, parts)
-
-    shapes: dict[str, Shape] = {
-        "annot2": (None, 1, 17, 2), "univ_annot3": (None, 1, 17, 3), "valid_frame": (None, 1),
-    }  # fmt: skip
-    tests, test = "mpi_inf_3dhp_test_set", partial(checks.hdf5_file, shapes=shapes)
-    train = partial(checks.mat_file, shapes={"annot2": (14, 1), "univ_annot3": (14, 1)})
-    return [
-        *(entry("test set", f"{tests}/TS{n}/annot_data.mat", test, "lifting transfer")
-          for n in range(1, 7)),
-        *(entry("training set", f"S{subject}/Seq{sequence}/annot.mat", train)
-          for subject in range(1, 9) for sequence in (1, 2)),
-    ]  # fmt: skip
-
-
-def _entries() -> tuple[Entry, ...]:
-    samples = [
-        Entry(
-            "heatmap samples",
-            "HuMR data",
-            (f"heatmap_samples/{name}",),
-            checks.heatmap_samples,
-            ("training",),
-        )
-        for name, each in SETS.items()
-        if each.split == "train"
-    ]
-    annotations = [_annotations(each) for each in SETS.values()]
-    return (*_body_models(), *_helpers(), *_weights(), *annotations, *samples, *_photographs(),
-            *_masks(), *_originals(), *_human36m(), *_mpi_inf_3dhp())  # fmt: skip
-
-
-ENTRIES = _entries()
+def _line(found: Finding, width: int) -> str:
+    """One entry; what is said of a wrong file mostly begins with its name."""
+    path = shown(found.path)
+    if found.state == "wrong" and path in found.remark:
+        return f"  wrong    {found.remark}"
+    return f"  {found.state:<7}  {path:<{width}}  {found.remark}".rstrip()
 
 
 def main() -> int:

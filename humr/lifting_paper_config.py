@@ -6,6 +6,7 @@ from humr.config import later, one_of, require
 from humr.lifting_config import GROUPS, LiftingRule, LiftingRun, ProposeRule, ProposeRun
 
 SOURCES = ("fits", "heatmaps", "cpn", "gt")
+WITH_GAUSSIANS = SOURCES[:2]
 THEIRS = dict(zip(GROUPS, ("GS", "noGS", "Outdoor"), strict=True))  # as MPI-INF-3DHP calls them
 
 
@@ -27,13 +28,20 @@ class Human36m:
     held_out_subject: int = 8
     held_out: tuple[str, ...] = ("Directions", "SittingDown", "Walking")  # 3 of 75
     validation: int = 2_000  # images of these that are validated on, evenly spread
-    transfer: bool = True  # the test set of MPI-INF-3DHP, with its labels as 2D poses
+    transfer: bool = True  # the test set of MPI-INF-3DHP
+    # Its 2D poses: the labels, as both papers seem to do, or a detector's "heatmaps" (FMPose).
+    transfer_poses: str = later("labels")
     tested_images: int = later(
         0
     )  # of every split that models are measured on, evenly spread; 0: all
 
     def __post_init__(self) -> None:
         one_of("poses", self.poses, *SOURCES)
+        one_of("transfer_poses", self.transfer_poses, "labels", "heatmaps")
+        require(
+            self.transfer_poses == "labels" or self.poses in WITH_GAUSSIANS,
+            f"heatmaps of the transfer set need Gaussians in training; poses is {self.poses!r}",
+        )
         counts = (self.stride, self.test_stride, self.validation)
         require(min(counts) > 0, "stride, test_stride and validation must be positive")
         require(bool(self.held_out), "held_out must name at least one action")
@@ -46,7 +54,7 @@ class Human36m:
 
         2D poses alone know no ambiguity.
         """
-        hard = ("ambiguous",) if self.poses in ("fits", "heatmaps") else ()
+        hard = ("ambiguous",) if self.poses in WITH_GAUSSIANS else ()
         return ("test", *hard, *(GROUPS if self.transfer else ()))
 
     @property

@@ -6,7 +6,7 @@ Images are read from these files; only what is fitted to heatmaps, which takes l
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from humr.shards import Store, read_tensors, write
 RECIPE = 1  # raise it whenever the same files would give other images
 ROOT = LICENSED  # where the files lie
 HEATMAPS = "H36M_dataset_h36m_hrnet.h5"
+TRANSFER = "mpi_inf_3dhp"
 FILES_OF = {"train": "train", "validation": "train", "test": "test", "ambiguous": "test"}
 READING = ("lifting_paper_data", "licensed_lifting", "h36m_lifting", "h36m", "mpi3dhp",
            "gaussians", "heatmaps")  # fmt: skip
@@ -52,7 +53,9 @@ def needed(config: Human36m, splits: Iterable[str]) -> list[inventory.Entry]:
 def _files(config: Human36m, split: str) -> set[str]:
     """Where the inventory looks first for what a split is read from."""
     if split in GROUPS:
-        folder = f"mpi_inf_3dhp/{mpi3dhp.TEST_FOLDER}"
+        if config.transfer_poses == "heatmaps":
+            return {f"{TRANSFER}/{mpi3dhp.HEATMAPS}"}
+        folder = f"{TRANSFER}/{mpi3dhp.TEST_FOLDER}"
         return {f"{folder}/{name}/annot_data.mat" for name in mpi3dhp.GROUPS[THEIRS[split]]}
     if config.poses == "fits":
         names = {f"{FILES_OF[split]}set_h36m.pickle"}
@@ -114,11 +117,18 @@ def records(config: Human36m, split: str) -> LicensedLifting:
 
 def _tested(config: Human36m, split: str) -> LicensedLifting:
     if split in GROUPS:
-        return mpi3dhp.read_test(THEIRS[split], folder=ROOT / "mpi_inf_3dhp")
+        return _group(config, THEIRS[split], ROOT / TRANSFER)
     if split == "test":
         return _read(config, "test", config.test_stride, ROOT)
     images = _read(config, "test", 1, ROOT)
     return images[images.ambiguous]
+
+
+def _group(config: Human36m, group: str, folder: Path) -> LicensedLifting:
+    if config.transfer_poses == "labels":
+        return mpi3dhp.read_test(group, folder=folder)
+    table, kept = find(folder, mpi3dhp.HEATMAPS), store(config).directory.parent
+    return _fitted(table, group, 1, kept, lambda: mpi3dhp.read_test_heatmaps(group, folder=folder))
 
 
 def _spread(count: int, most: int) -> Int[Tensor, " chosen"]:
@@ -131,7 +141,11 @@ def _read(config: Human36m, split: str, stride: int, root: Path) -> LicensedLift
     if config.poses == "fits":
         return h36m_lifting.read_fits(split, stride=stride, folder=folder)
     if config.poses == "heatmaps":
-        return _fitted(split, stride, folder, store(config).directory.parent)
+        table, kept = find(folder, HEATMAPS), store(config).directory.parent
+        return _fitted(
+            table, split, stride, kept,
+            lambda: h36m_lifting.read_heatmaps(split, stride=stride, folder=folder),
+        )  # fmt: skip
     return h36m_lifting.read_keypoints(split, stride=stride, detector=config.poses, folder=folder)
 
 
@@ -167,13 +181,15 @@ class Fitted:
     names: UInt8[Tensor, " bytes"]  # JSON
 
 
-def _fitted(split: str, stride: int, folder: Path, kept: Path) -> LicensedLifting:
+def _fitted(
+    table: Path, split: str, stride: int, kept: Path, read: Callable[[], LicensedLifting]
+) -> LicensedLifting:
     """Read heatmaps and keep what is fitted to them, as long as their file does not change."""
-    about = find(folder, HEATMAPS).stat()
+    about = table.stat()
     origin = config_hash([RECIPE, split, stride, about.st_size, about.st_mtime_ns])
     path = kept / f"heatmaps-{origin}.safetensors"
     if not path.exists():
-        write(path, _packed(h36m_lifting.read_heatmaps(split, stride=stride, folder=folder)))
+        write(path, _packed(read()))
     tensors = read_tensors(path, {f.name for f in fields(Fitted)})
     names = json.loads(bytes(tensors.pop("names").tolist()))
     action = tuple(names[number] for number in tensors.pop("action").tolist())

@@ -21,6 +21,7 @@ from humr.skeletons import H36M17, MPII16, SPIN17, Skeleton, index_map
 FOLDER = LICENSED / "mpi_inf_3dhp"
 GROUPS = {"GS": ("TS1", "TS2"), "noGS": ("TS3", "TS4"), "Outdoor": ("TS5", "TS6")}
 TEST_FOLDER = "mpi_inf_3dhp_test_set"
+HEATMAPS = "3DHP_dataset_h36m_hrnet.h5"  # of the detector that was trained on Human3.6M
 ANNOTATIONS = ("univ_annot3", "annot3")
 VIDEOS = (0, 1, 2, 4, 5, 6, 7, 8)  # of 14: those at chest height
 

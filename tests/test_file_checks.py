@@ -1,5 +1,7 @@
 """Tests of humr.file_checks: what the inventory's tests do not reach."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.io
@@ -28,3 +30,16 @@ def test_bare_arrays_and_folders(tmp_path):
     assert checks.folder(tmp_path, pattern="*.npy") == "1 *.npy"
     with pytest.raises(ValueError, match=r"must hold 2 \*.npy or more; got 1"):
         checks.folder(tmp_path, pattern="*.npy", least=2)
+
+
+def test_large_pickles_are_looked_at_at_both_ends(tmp_path):
+    path = tmp_path / "trainset_h36m.pickle"
+    whole = pickle.dumps(np.arange(2**18), 4)
+    path.write_bytes(whole)
+    assert checks.large_pickle(path, least=1) == "2.0 MB"
+    with pytest.raises(ValueError, match=r"must have 3 MB or more; got 2.0 MB. Usual cause"):
+        checks.large_pickle(path, least=3)
+    for content in (bytes(len(whole)), whole[:-1], b"<" + whole[1:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"must begin with b'.x80' and end with b'.'; got b'"):
+            checks.large_pickle(path, least=1)

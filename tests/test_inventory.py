@@ -19,6 +19,7 @@ from formats import (
 from scipy import sparse
 
 from humr import file_checks
+from humr.h36m import cdf_folder, sequences
 from humr.inventory import ENTRIES, PARTS, SOURCES, inspect, lacking, main, report
 from humr.licensed import SETS
 from humr.paths import ROOT
@@ -43,6 +44,8 @@ def test_everything_is_listed_once():
         if each.split == "train":
             assert f"heatmap_samples/{each.name}" in paths
     assert {entry.source for entry in ENTRIES} == set(SOURCES)
+    sources = {entry.group: entry.source for entry in ENTRIES}
+    assert all(sources[entry.group] == entry.source for entry in ENTRIES)
     assert {part for entry in ENTRIES for part in entry.parts} == set(PARTS)
 
 
@@ -51,7 +54,9 @@ def test_nothing_is_there(tmp_path):
     assert {each.state for each in findings} == {"missing"}
     text = report(findings)
     assert "annotations, training: 0 of 29\n" in text
-    assert "annotations/3dpw_train_smplx_w_cam.npz and 28 more" in text
+    for each in findings:  # one by one, each with its own line
+        assert text.count(f"  missing  {each.path}\n") >= 1
+    assert text.count("  missing  ") == len(ENTRIES)
     assert "from     smpl-x.is.tue.mpg.de (version 1.1)\n  licence  own licence: research" in text
     assert "for      3DPW, EMDB, plausibility, training" in text
     assert "training: lacks " in text
@@ -63,18 +68,41 @@ def test_found_files(tmp_path):
     write_heatmap_samples(tmp_path, "agora-bfh", 2)
     write_mask(tmp_path, "static-gym-hair", "seq_000002/x.png", person(8, 9))
     write_mask(tmp_path, "emdb-p1", "P1/a/images/00003.jpg", person(8, 9))
-    good = {f.path.relative_to(tmp_path).as_posix(): f.remark
-            for f in inspect(tmp_path) if f.state == "ok"}  # fmt: skip
+    found = {f.path.relative_to(tmp_path).as_posix(): f for f in inspect(tmp_path)}
+    good = {path: each.remark for path, each in found.items() if each.state == "ok"}
     hair = "20221024_3-10_100_batch01handhair_static_highSchoolGym_6fps"
     assert good == {
         "annotations/emdb_p1_occl.npz": "0.0 MB, 10 arrays",
-        "heatmap_samples/agora-bfh": "1 *.npy.gz",
-        f"env_masks/{hair}": "1 seq_*",
-        "test_images/EMDB/masks": "1 P*/*/masks/*.png",
+        "heatmap_samples/agora-bfh": "1 *.npy.gz; not compared: no annotations",
+        f"env_masks/{hair}": "1 seq_*; not compared: no annotations",
     }
+    assert "must hold 5 masks; 3 are missing" in found["test_images/EMDB/masks"].remark
     text = report(inspect(tmp_path))
     assert "annotations, test: 1 of 3\n" in text
     assert "lacks" in text
+
+
+def test_the_report_has_one_line_per_entry(tmp_path):
+    group = entries("annotations, test")
+    write_annotations(tmp_path, "3dpw-test-cam")
+    write_annotations(tmp_path, "emdb-p1", vitpose=None)
+    folder = tmp_path / "annotations"
+    wrong = f"{folder}/emdb_p1.npz lacks vitpose; it has imgname, center, scale"
+    lines = report(inspect(tmp_path, entries=group)).splitlines()
+    assert lines[:2] == [
+        "annotations, test: 1 of 3",
+        f"  ok       {folder}/3dpw_test_w_cam.npz  0.0 MB, 10 arrays",
+    ]
+    assert lines[2].startswith(f"  wrong    {wrong}")
+    assert lines[3] == f"  missing  {folder}/emdb_p1_occl.npz"
+    assert [line.split()[0] for line in lines[4:7]] == ["from", "licence", "for"]
+    assert lines[6] == "  for      EMDB, plausibility"
+    ok, other = inspect(tmp_path, entries=group[:1]), replace(group[0], paths=("a", "bb"))
+    short = report([*ok, *ok, replace(ok[0], path=tmp_path / "bb", entry=other)]).splitlines()
+    assert short[3] == f"  ok       {tmp_path / 'bb'!s:<{len(str(ok[0].path))}}  0.0 MB, 10 arrays"
+    assert "from     " not in "".join(short)
+    bare = replace(ok[0], state="wrong", remark="Permission denied")
+    assert f"  wrong    {ok[0].path}  Permission denied\n" in report([bare])
 
 
 @pytest.mark.parametrize(
@@ -100,11 +128,12 @@ def test_wrong_folders_and_files(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     assert "partial download" in state(tmp_path, "heatmap_samples/agora-bfh").remark
     path.unlink()
+    assert state(tmp_path, "heatmap_samples/agora-bfh").state == "wrong"
     remark = state(tmp_path, "heatmap_samples/agora-bfh").remark
     assert "must hold 1 *.npy.gz or more; got 0" in remark
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt/humr_best.ckpt").write_text("<html>not found</html>")
-    assert "must have 100 MB or more; got 0.0 MB" in state(tmp_path, "ckpt/humr_best.ckpt").remark
+    assert "is no file of torch: it must" in state(tmp_path, "ckpt/humr_best.ckpt").remark
     write_3dpw(tmp_path)
     found = state(tmp_path, "test_images/3DPW/sequenceFiles/test")
     assert "must hold 24 *.pkl or more; got 1" in found.remark
@@ -116,7 +145,7 @@ def test_wrong_folders_and_files(tmp_path):
 def test_weights_of_vitpose_may_have_other_names(tmp_path):
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt/vitpose-h.pth").write_text("<html>not found</html>")
-    assert "must have 500 MB or more" in state(tmp_path, "ckpt/vitpose-h.pth").remark
+    assert "is no file of torch: it must" in state(tmp_path, "ckpt/vitpose-h.pth").remark
     (tmp_path / "ckpt/vitpose-h.pth").unlink()
     assert state(tmp_path, "ckpt/vitpose-h-multi-coco.pth").state == "missing"
 
@@ -184,6 +213,68 @@ def test_lifting_files(tmp_path):
     remark = findings["h36m/testset_h36m_without_3d.pickle"].remark
     assert "must have 50 MB or more" in remark
     assert len(lacking(findings.values(), "lifting transfer")) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "site"),
+    [
+        ("h36m/trainset_h36m.pickle", "github.com/twehrbein/Probabilistic-"),
+        ("ckpt/model.pt", "github.com/twehrbein/Probabilistic-"),
+        ("h36m/H36M_dataset_orig_hrnet.h5", "Zenodo record 20367108"),
+        ("mpi_inf_3dhp/3DHP_dataset_h36m_hrnet.h5", "github.com/cuongle1206/FMPose"),
+        ("h36m/data_3d_h36m.npz", "github.com/facebookresearch/VideoPose3D"),
+        ("h36m/data_2d_h36m_gt.npz", "github.com/facebookresearch/VideoPose3D"),
+        ("h36m/metadata.xml", "vision.imar.ro"),
+        ("h36m/S11/MyPoseFeatures/D3_Positions_mono", "vision.imar.ro"),
+        ("mpi_inf_3dhp/mpi_inf_3dhp_test_set/TS1/annot_data.mat", "vcai.mpi-inf.mpg.de"),
+        ("ckpt/humr_best.ckpt", "cloud.tnt.uni-hannover.de"),
+    ],
+)
+def test_files_come_from_those_who_publish_them(tmp_path, path, site):
+    text = report(inspect(tmp_path, entries=[e for e in ENTRIES if path in e.paths]))
+    (line,) = [line for line in text.splitlines() if line.startswith("  from     ")]
+    assert site in line
+
+
+def write_cdf(h36m, split):
+    """Empty .cdf files of a split, named as those of Human3.6M are."""
+    for subject, action, take, camera in sequences(split):
+        folder = cdf_folder(subject, h36m)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{action}{' 1' if take == '1' else ''}.{camera}.cdf").touch()
+
+
+def test_3d_poses_beside_fits(tmp_path):
+    """Large enough to be official: a pickle of fits without 3D poses needs the .cdf files."""
+    h36m, folder = tmp_path / "h36m", "h36m/S9/MyPoseFeatures/D3_Positions_mono"
+    h36m.mkdir()
+    name = "h36m/testset_h36m_without_3d.pickle"
+    (tmp_path / name).write_bytes(pickle.dumps(bytes(50 * 2**20), 4))
+    assert "no .cdf file in" in state(tmp_path, name).remark
+    write_cdf(h36m, "test")
+    assert state(tmp_path, name).remark == "50.0 MB, 3D poses beside it"
+    assert state(tmp_path, folder).remark == "120 .cdf files"
+    assert state(tmp_path, folder.replace("S9", "S11")).remark == "119 .cdf files"
+    assert state(tmp_path, folder.replace("S9", "S1")).state == "missing"
+    (tmp_path / folder / "Eating 1.60457274.cdf").unlink()
+    wrong = "S9/MyPoseFeatures/D3_Positions_mono must hold 120 .cdf files; 1 are missing, that of "
+    for path in (folder, name):
+        assert f"{wrong}S9/Eating/1/60457274 the first" in state(tmp_path, path).remark
+    (tmp_path / name).rename(h36m / "testset_h36m.pickle")
+    assert state(tmp_path, "h36m/testset_h36m.pickle").remark == "50.0 MB"
+
+
+def test_heatmaps_of_the_transfer_set(tmp_path):
+    folder, name = tmp_path / "mpi_inf_3dhp", "3DHP_dataset_h36m_hrnet.h5"
+    folder.mkdir()
+    rows = {"action": [b"TS1"], "subject": [b"TS1"]}
+    lifting.write_table(folder / name, "testset", rows, pose="gt_3d_uni")
+    found = state(tmp_path, f"mpi_inf_3dhp/{name}")
+    assert found.state == "ok"
+    assert found.entry.parts == ("transfer heatmaps",)
+    (folder / name).unlink()
+    lifting.write_table(folder / name, "testset", rows)
+    assert "lacks dataset/testset/gt_3d_uni" in state(tmp_path, f"mpi_inf_3dhp/{name}").remark
 
 
 def test_parts_are_complete_when_all_their_entries_are(tmp_path):

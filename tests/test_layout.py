@@ -48,7 +48,8 @@ LAYERS = (
     | {"photos", "persons", "detectors"}
     | {"annotations", "heatmap_files", "person_masks", "crops", "photometric"}
     | {"keypoint_files"}
-    | {"smpl_frames", "pw3d", "emdb", "h36m", "file_checks", "inventory"},
+    | {"smpl_frames", "pw3d", "emdb", "h36m"}
+    | {"file_checks", "folder_checks", "weight_checks", "licensed_entries", "inventory"},
     {"scenes", "datasets", "encoders", "embedding", "world", "training", "checkpoints", "ledger"}
     | {"ranks", "shards", "lifting_data", "lifting_world"}
     | {"licensed_people", "licensed_images", "feature_cache", "licensed_tests"}

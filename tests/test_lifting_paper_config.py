@@ -88,6 +88,11 @@ def test_worlds_say_what_tables_call_them():
         ({"validation": 0}, "must be positive"),
         ({"held_out": ()}, "held_out must name at least one action"),
         ({"tested_images": -1}, "tested_images must not be negative; got -1"),
+        ({"transfer_poses": "cpn"}, "transfer_poses must be one of labels, heatmaps; got 'cpn'"),
+        (
+            {"poses": "cpn", "transfer_poses": "heatmaps"},
+            "heatmaps of the transfer set need Gaussians in training; poses is 'cpn'",
+        ),
     ],
 )
 def test_worlds_that_cannot_be_are_refused(change, message):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lifting_formats import WORLD
 
-from humr import experiments, h36m, h36m_lifting, inventory, shards
+from humr import experiments, h36m, h36m_lifting, inventory, mpi3dhp, shards
 from humr import lifting_paper_data as data
 from humr.lifting_data import normalised
 from humr.lifting_paper_config import Human36m, LiftingPaperRun, ProposePaperRun
@@ -47,6 +47,12 @@ def test_groups_need_two_sequences_each():
         assert names == {
             f"mpi_inf_3dhp/mpi_inf_3dhp_test_set/TS{n}/annot_data.mat" for n in (first, second)
         }
+
+
+def test_groups_with_heatmaps_need_their_table():
+    config = Human36m(poses="heatmaps", transfer_poses="heatmaps")
+    table = {"mpi_inf_3dhp/3DHP_dataset_h36m_hrnet.h5"}
+    assert paths(config, "studio") == paths(config, "outdoor") == table
 
 
 def test_absent_files_are_one_clear_error(tmp_path, monkeypatch, capsys):
@@ -178,6 +184,37 @@ def test_heatmaps(tmp_path, monkeypatch):
     assert again.action == direct.action == ("Walking",) * 3 + ("Eating",)
 
 
+def test_groups_with_heatmaps(tmp_path, monkeypatch):
+    """Moments are known then, too; fits are kept. The sequences TS1 to TS6 have an image each."""
+    monkeypatch.setattr(data, "ROOT", tmp_path)
+    monkeypatch.setattr(shards, "DATA", tmp_path / "data")
+    (tmp_path / "mpi_inf_3dhp").mkdir()
+    names = [f"TS{n}".encode() for n in range(1, 7)]
+    poses = formats.people(6)
+    cells = np.random.default_rng(0).integers(10, 50, (6, 16, 2)).astype(float)
+    rows = {
+        "action": names, "subject": names, "gt_3d_uni": poses.swapaxes(1, 2),
+        "argmax_2d": cells[..., ::-1].swapaxes(1, 2) / 64,
+        "heatmap": formats.blobs(cells, np.eye(2) * 9),
+    }  # fmt: skip
+    table = tmp_path / "mpi_inf_3dhp/3DHP_dataset_h36m_hrnet.h5"
+    formats.write_table(table, "testset", rows, pose="gt_3d_uni")
+    world = Human36m(transfer_poses="heatmaps")
+    found = {group: data.records(world, group) for group in world.groups}
+    assert {group: images.action for group, images in found.items()} == {
+        "studio": ("TS1", "TS2"), "rooms": ("TS3", "TS4"), "outdoor": ("TS5", "TS6")
+    }  # fmt: skip
+    rooms = found["rooms"]
+    np.testing.assert_allclose(rooms.joints, poses[2:4] / 1000, atol=1e-6)
+    np.testing.assert_allclose(rooms.gaussians("moments").sigma, 3, atol=0.1)
+    np.testing.assert_allclose(rooms.gaussians().mean, cells[2:4], atol=0.05)
+    assert len(list((tmp_path / "data" / "lifting").glob("heatmaps-*.safetensors"))) == 3
+    monkeypatch.setattr(mpi3dhp, "read_test_heatmaps", None)  # is not asked again
+    assert torch.equal(data.records(world, "rooms").fits, rooms.fits)
+    (name,) = data.digests(world, ["rooms"])
+    assert name.endswith("mpi_inf_3dhp/3DHP_dataset_h36m_hrnet.h5")
+
+
 # ------------------------------------------------------------------------ names, store
 
 
@@ -231,6 +268,6 @@ def test_the_store_makes_nothing(root, tmp_path):
 
 def test_entries_are_found_by_their_first_path():
     first = {entry.paths[0] for entry in inventory.ENTRIES}
-    for poses in ("fits", "heatmaps", "cpn", "gt"):
-        config = Human36m(poses=poses)
+    configs = [Human36m(poses=poses) for poses in ("fits", "heatmaps", "cpn", "gt")]
+    for config in (*configs, Human36m(transfer_poses="heatmaps")):
         assert set().union(*(data._files(config, split) for split in config.splits)) <= first
