@@ -322,10 +322,10 @@ class Pool:
         labelled: float = 0.0,
         gaussian: bool = False,
     ) -> Batch:
-        """Draw a batch at random, with replacement between batches but not within.
+        """Draw a batch at random, with replacement between batches.
 
         `labelled` is the share that is drawn among images with 3D labels; the rest is drawn among
-        all. `gaussian` as in `Records.batch`.
+        all. No image is twice in either part. `gaussian` as in `Records.batch`.
         """
         certain = round(labelled * batch)
         chosen = torch.randperm(len(self), generator=generator)[: batch - certain]

@@ -30,6 +30,13 @@ def check(run: Run) -> None:
             f"{run.model.features}. Usual cause: sizes of the paper's backbone, which belong to a "
             "run on licensed data (paper_config.PaperRun)"
         )
+    drawn, poses = round(run.training.labelled_share * run.training.batch), run.supervision.poses
+    labelled = run.world.labelled if poses is None else poses
+    if drawn > labelled:
+        raise ValueError(
+            f"every batch needs {drawn} different images with 3D labels, and there are {labelled}; "
+            "take a smaller batch or labelled_share"
+        )
 
 
 def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> training.Progress:

@@ -13,6 +13,7 @@ from humr.checkpoints import save_model
 from humr.config import Run, to_dict
 from humr.mesh import Humr
 from humr.profiles import profile
+from humr.variant import changed
 
 
 @pytest.fixture
@@ -94,6 +95,19 @@ def test_only_finished_runs_are_shipped(apart):
     chosen = profile("smoke")
     with pytest.raises(FileNotFoundError, match="is not finished"):
         experiments.ship(chosen.run, chosen)
+
+
+def test_more_labels_than_there_are_are_refused_before_any_work(apart):
+    run = changed(
+        profile("smoke").run,
+        supervision={"poses": 3},
+        training={"batch": 8, "labelled_share": 0.5},
+    )
+    with pytest.raises(
+        ValueError, match="needs 4 different images with 3D labels, and there are 3"
+    ):
+        experiments.train(run)
+    assert not experiments.run_directory(run).exists()
 
 
 def test_a_configuration_for_other_features_is_refused_before_any_work(apart):
