@@ -34,8 +34,8 @@ def check(run: Run) -> None:
     labelled = run.world.labelled if poses is None else poses
     if drawn > labelled:
         raise ValueError(
-            f"every batch needs {drawn} different images with 3D labels, and there are {labelled}; "
-            "take a smaller batch or labelled_share"
+            f"every batch needs {drawn} different images with 3D labels, and there are "
+            f"{labelled}; take a smaller batch or labelled_share"
         )
 
 
