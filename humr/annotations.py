@@ -87,7 +87,8 @@ def read_annotations(name: str, *, root: Path = LICENSED) -> Annotations:
     """Read and check all rows of a data set."""
     described = data_set(name)
     path = annotation_path(name, root=root)
-    arrays = read_npz(path, (*_KEYS, *_needed(described)), optional=_OPTIONAL)
+    keys = (*_KEYS, *_needed(described))
+    arrays = read_npz(path, keys, optional=_OPTIONAL, cause=_ORIGINAL)
     count = len(arrays["imgname"])
 
     def tensor(key: str, *shape: int | None) -> Tensor:
@@ -204,9 +205,11 @@ def _checked(path: Path, key: str, values: np.ndarray, shape: tuple[int | None, 
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
+_ORIGINAL = (
+    "annotations of BEDLAM or AGORA themselves, without what HuMR's authors added to theirs"
+)
 _CAUSES = {
     "shape": "betas of SMPL-X padded to 11 are for training, the 10 of SMPL for the test",
-    "vitpose": "annotations of BEDLAM itself, which lack HuMR's detections",
 }
 
 

@@ -23,8 +23,17 @@ class Header:
     dtype: np.dtype
 
 
-def read_npz(path: Path, keys: Iterable[str], *, optional: Iterable[str] = ()) -> dict:
-    """Read some arrays of a .npz file: all of `keys`, and those of `optional` that are there."""
+def read_npz(
+    path: Path,
+    keys: Iterable[str],
+    *,
+    optional: Iterable[str] = (),
+    cause: str = "a file of another project with a similar name",
+) -> dict:
+    """Read some arrays of a .npz file: all of `keys`, and those of `optional` that are there.
+
+    `cause` is what the error says about a missing one.
+    """
     keys = tuple(keys)
     with _opened(path) as archive:
         names = _names(archive)
@@ -32,7 +41,7 @@ def read_npz(path: Path, keys: Iterable[str], *, optional: Iterable[str] = ()) -
         if missing:
             raise ValueError(
                 f"{shown(path)} lacks {', '.join(missing)}; it has {', '.join(names) or 'nothing'}"
-                ". Usual cause: a file of another project with a similar name"
+                f". Usual cause: {cause}"
             )
         wanted = [*keys, *(key for key in optional if key in names)]
         return {key: _member(path, archive, key) for key in wanted}
