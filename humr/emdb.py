@@ -31,7 +31,11 @@ def sequences(*, root: Path = LICENSED) -> list[Path]:
 
 def is_part_1(path: Path) -> bool:
     """Say whether a sequence belongs to EMDB 1."""
-    return bool(read_dictionary(path, ("emdb1",))["emdb1"])
+    stored = read_dictionary(path, ("emdb1",))["emdb1"]
+    if not isinstance(stored, (bool, int, np.bool_)):
+        got = type(stored).__name__
+        raise ValueError(f"{shown(path)}: emdb1 must be True or False; got {got}. {_OTHER}")
+    return bool(stored)
 
 
 def read_emdb(path: Path, *, margin: float = 1.0) -> SmplFrames:

@@ -86,7 +86,7 @@ def tensor(
     """
     try:
         array = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty(())
     fits = array.ndim == len(shape) and all(
         n in (None, got) for n, got in zip(shape, array.shape, strict=True)

@@ -135,7 +135,11 @@ def test_only_training_sets_are_filtered(tmp_path):
     ("name", "changes", "message"),
     [
         ("static-gym", {"vitpose": None}, r"lacks vitpose; it has imgname"),
-        ("static-gym", {"object_occlusion": None}, r"lacks object_occlusion.*BEDLAM or AGORA themselves"),
+        (
+            "static-gym",
+            {"object_occlusion": None},
+            r"object_occlusion.*BEDLAM or AGORA themselves",
+        ),
         ("3dpw-train-smplx", {"orig_shape": None}, "lacks orig_shape"),
         ("emdb-p1-occl", {"valid_emdb_mask": None}, "lacks valid_emdb_mask"),
         ("static-gym", {"shape": np.zeros((5, 10))}, r"shape must be .* \(5, 11\).*padded to 11"),

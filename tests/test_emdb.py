@@ -60,12 +60,21 @@ def test_sequences_and_parts(tmp_path):
     assert [is_part_1(path) for path in (first, second)] == [True, False]
 
 
+def test_the_part_is_a_truth_value(tmp_path):
+    path, _ = write_emdb(tmp_path, emdb1=np.zeros(1, bool)[0])
+    assert not is_part_1(path)
+    path, _ = write_emdb(tmp_path, emdb1=np.array([True, False]))
+    with pytest.raises(ValueError, match=r"data\.pkl: emdb1 must be True or False; got ndarray"):
+        is_part_1(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"smpl": None}, r"P1_14_outdoor_climb_data\.pkl lacks smpl"),
         ({"camera": {"intrinsics": np.eye(3)}}, "camera lacks extrinsics"),
         ({"camera": 1.5}, r"camera lacks intrinsics, extrinsics; .*; got float\. Usual cause"),
+        ({"kp2d": 10**400}, r"kp2d must be numbers of shape \(5, 24, 2\); got \(\)"),
         ({"bboxes": [1, 2]}, "bboxes lacks bboxes, invalid_idxs; .*; got list"),
         ({"gender": "x"}, "gender must be one of male, female, neutral; got 'x'"),
         ({"gender": ["male"]}, r"gender must be one of .*; got \['male'\]"),
