@@ -265,12 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, default=1, help="machines to train on")
     parser.add_argument("--fast", nargs="+", default=[], choices=SWITCHES, help="see acceleration")
     options = parser.parse_args(arguments)
-    chosen = profile(options.profile)
-    run = getattr(chosen, _PARTS[options.system])
-    run = replace(run, training=replace(run.training, fast=tuple(options.fast)))
     try:
+        chosen = profile(options.profile)
+        run = getattr(chosen, _PARTS[options.system])
+        run = replace(run, training=replace(run.training, fast=tuple(options.fast)))
         SYSTEMS[type(run)].check(run)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         say(f"humr: {error}")
         return 1
     if options.command == "world":

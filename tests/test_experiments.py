@@ -125,3 +125,9 @@ def test_checkpoints_of_other_systems_are_refused(tmp_path):
     known = r"'humr', 'lifting', 'lifting_paper', 'paper', 'propose', 'propose_paper'"
     with pytest.raises(ValueError, match=rf"one of \[{known}\]; got 'pose'"):
         experiments.load(tmp_path / "best")
+
+
+def test_a_wrong_number_of_crops_is_said_in_a_line(monkeypatch, capsys):
+    monkeypatch.setenv("HUMR_VARIANTS", "x")
+    assert experiments.main(["train", "paper"]) == 1
+    assert capsys.readouterr().out.startswith("humr: HUMR_VARIANTS must be a number")
