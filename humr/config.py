@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-FOLLOW = ("heatmaps", "certain", "articulated", "all", "keypoints", "sure")
+FOLLOW = ("heatmaps", "certain", "articulated", "all", "labelled", "sure", "guess")
 
 
 def later(default: T) -> T:
@@ -126,8 +126,9 @@ class Supervision:
     `follow` says what the 2D projections of random hypotheses are compared with: "heatmaps" (the
     paper: heatmap where uncertain, label where certain), "certain" (labels of certain joints),
     "articulated" (labels wherever the paper compares at all), "all" (labels of all joints in the
-    crop), "keypoints" (the detector's best guess of all joints; needs no label), "sure" (the paper
-    on labelled images; on the others certain joints only, as the detector sees them).
+    crop). The others keep the paper's rule on labelled images and differ without labels:
+    "labelled" (nothing at all), "sure" (certain joints, as the detector sees them), "guess" (its
+    best guess of all joints).
     """
 
     uncertain_below: float = 0.7

@@ -197,18 +197,21 @@ def _few(base: Run) -> list[Variant]:
 def _unlabelled(base: Run) -> list[Variant]:
     """The clean test: 1000 labelled images, and all others without any label.
 
-    "supervised" lacks the images without labels, "sure" only their heatmaps: of these images it
-    learns nothing but where the detector is certain.
+    "supervised" has the same batches and learns nothing from images without labels; "sure" learns
+    from them where the detector is certain, "keypoints" takes its best guess of every joint.
+    "alone" and "doubled" have labelled images only, twice as many in a batch.
     """
     scarce = changed(
         base, supervision={"poses": FEW, "points": FEW}, training={"labelled_share": 0.5}
     )
-    supervised = changed(scarce, training={"labelled_share": 1.0})
-    alone = changed(supervised, weights={"heatmap": 0.0})
-    points = changed(scarce, supervision={"follow": "keypoints"})
+    supervised = changed(scarce, supervision={"follow": "labelled"})
+    doubled = changed(scarce, training={"labelled_share": 1.0})
+    alone = changed(doubled, weights={"heatmap": 0.0})
+    points = changed(scarce, supervision={"follow": "guess"})
     sure = changed(scarce, supervision={"follow": "sure"})
     return [
-        Variant(name="alone", label="labelled images alone, no MMD", run=alone),
+        Variant(name="alone", label="labelled images alone, twice as many, no MMD", run=alone),
+        Variant(name="doubled", label="labelled images alone, twice as many", run=doubled),
         Variant(name="supervised", label="labelled images alone", run=supervised),
         Variant(name="sure", label="certain joints of the detector only", run=sure),
         *_controlled(scarce, ["heatmaps", "shuffled", "gaussian"])[1:],

@@ -181,8 +181,6 @@ class HumrObjective(nn.Module):
     def _targets(self, batch: Batch, truth: Tensor) -> losses.Targets:
         rule = self.supervision
         points = torch.where(batch.has_points[:, None, None], truth, batch.keypoints[..., :2])
-        if rule.follow == "keypoints":
-            points = batch.keypoints[..., :2]
         samples = batch.samples[:, : rule.heatmap_samples]
         targets = losses.supervision_targets(
             samples.roll(1, 0) if rule.heatmaps == "shuffled" else samples,
@@ -231,14 +229,15 @@ def followed(
     uncertain, valid = targets.uncertain, targets.valid
     inside = (targets.points.abs() <= 1).all(-1)
     labelled = has_points[:, None]
-    if follow == "sure":
-        known = valid & (labelled | ~uncertain)
-        return replace(targets, uncertain=uncertain & labelled, valid=known)
+    if follow in ("labelled", "sure", "guess"):
+        alone = {"labelled": valid & False, "sure": valid & ~uncertain, "guess": inside}[follow]
+        return replace(
+            targets, uncertain=uncertain & labelled, valid=torch.where(labelled, valid, alone)
+        )
     valid = {
         "certain": valid & ~uncertain & labelled,
         "articulated": valid & labelled,
         "all": inside & labelled,
-        "keypoints": inside,
     }[follow]
     return replace(targets, uncertain=torch.zeros_like(uncertain), valid=valid)
 

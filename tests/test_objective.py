@@ -110,7 +110,6 @@ CHANGES = {
     "certain": ({"follow": "certain"}, "heatmap"),
     "articulated": ({"follow": "articulated"}, "heatmap"),
     "all": ({"follow": "all"}, "heatmap"),
-    "keypoints": ({"follow": "keypoints"}, "heatmap"),
     "visible": ({"random_visible": True}, "random_keypoints"),
     "any": ({"mask_target": "any"}, "mask"),
     "whole": ({"mask_whole": True}, "mask"),
@@ -154,7 +153,6 @@ def targets(uncertain, valid):
         ("certain", [True, False, False, False], [False] * 4),
         ("articulated", [True, True, False, False], [False] * 4),
         ("all", [True, True, False, True], [False] * 4),
-        ("keypoints", [True, True, False, True], [True, True, False, True]),
     ],
 )
 def test_controls_follow_what_they_say(follow, labelled, unlabelled):
@@ -167,14 +165,19 @@ def test_controls_follow_what_they_say(follow, labelled, unlabelled):
     assert followed(given, "heatmaps", torch.tensor([True])) is given
 
 
-def test_sure_is_the_paper_with_labels_and_certain_joints_without():
+@pytest.mark.parametrize(
+    ("follow", "alone"),
+    [
+        ("labelled", [False] * 4),
+        ("sure", [True, False, False, False]),
+        ("guess", [True, True, False, True]),
+    ],
+)
+def test_labelled_images_keep_the_papers_rule(follow, alone):
     given = targets([False, True, False, False], [True, True, False, False])
-    for has_points, uncertain, valid in (
-        (True, [False, True, False, False], [True, True, False, False]),
-        (False, [False] * 4, [True, False, False, False]),
-    ):
-        result = followed(given, "sure", torch.tensor([has_points]))
-        assert result.uncertain[0].tolist() == uncertain
+    for has_points, valid in ((True, [True, True, False, False]), (False, alone)):
+        result = followed(given, follow, torch.tensor([has_points]))
+        assert result.uncertain[0].tolist() == [False, has_points, False, False]
         assert result.valid[0].tolist() == valid
 
 
