@@ -19,9 +19,13 @@ def pick_device() -> torch.device:
     chosen = os.environ.get("HUMR_DEVICE") or "auto"
     if chosen not in ("auto", "cpu", "cuda"):
         raise ValueError(f"HUMR_DEVICE must be cpu, cuda or auto; got {chosen!r}")
-    if chosen == "auto":
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(chosen)
+    there = torch.cuda.is_available()
+    if chosen == "cuda" and not there:
+        raise ValueError(
+            "HUMR_DEVICE is cuda, and torch finds no CUDA device. Usual cause: a CPU build of "
+            "torch, or a driver that is too old; with HUMR_DEVICE=cpu it goes on without"
+        )
+    return torch.device("cpu" if chosen == "cpu" or not there else "cuda")
 
 
 def moved(record: T, device: torch.device | str) -> T:
@@ -48,17 +52,25 @@ def constant(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, " nu
         return torch.tensor(numbers, device=device)
 
 
-def unrounded(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function of tensors compute in their own precision, under autocast too.
+def _widened(value: Any) -> Any:  # noqa: ANN401
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value
 
-    Networks may multiply in bfloat16, geometry may not: that moves joints by millimetres.
+
+def unrounded(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function of tensors compute in single precision or better, under autocast too.
+
+    Networks may multiply in bfloat16, geometry may not: that moves joints by millimetres. What
+    comes from a network in half precision is widened.
     """
 
     @wraps(function)
     def precise(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = (*args, *kwargs.values())
+        given, call = (*args, *kwargs.values()), cast("Any", function)
         device = next(value.device for value in given if isinstance(value, Tensor))
+        wide = map(_widened, args)
+        named = {name: _widened(value) for name, value in kwargs.items()}
         with torch.autocast(device.type, enabled=False):
-            return function(*args, **kwargs)
+            return call(*wide, **named)
 
     return precise

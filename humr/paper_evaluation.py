@@ -115,10 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", nargs="+", default=[], metavar="NAME=STEM", type=_pair)
     parser.add_argument("--test", nargs="+", default=list(TEST), choices=TEST, help="data sets")
     parser.add_argument("--focal", choices=FOCAL, default="diagonal", help="focal lengths")
-    parser.add_argument("--hypotheses", type=int, default=profile(PROFILE).hypotheses)
+    parser.add_argument("--hypotheses", type=int, help="per person; default: the profile's")
     options = parser.parse_args(arguments)
-    chosen = {"test": options.test, "focal": options.focal, "hypotheses": options.hypotheses}
     try:
+        count = options.hypotheses or profile(PROFILE).hypotheses
+        chosen = {"test": options.test, "focal": options.focal, "hypotheses": count}
         rows = joined(rows_of(dict(options.checkpoint), **chosen), rows_of_runs(**chosen))
     except (FileNotFoundError, ValueError) as error:
         say(f"humr: {error}")
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     folder = RUNS / PROFILE / "tables"
-    for name, shown in write(rows, folder, hypotheses=options.hypotheses).items():
+    for name, shown in write(rows, folder, hypotheses=count).items():
         say(f"\nTable {name} (mm, pixels, %)\n{shown.to_string()}")
     say(f"\nwritten to {folder.relative_to(RUNS.parent)}")
     return 0

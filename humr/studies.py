@@ -302,6 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--publish", action="store_true", help="store rows in data/results")
     options = parser.parse_args(arguments)
+    try:
+        profile(options.profile)
+    except ValueError as error:  # of a variable that changes it
+        say(f"humr: {error}")
+        return 1
     here = [study for study in STUDIES if home(study, options.profile) == options.profile]
     studies = options.studies or here
     if options.publish:

@@ -10,7 +10,7 @@ from humr.devices import constant, moved, pick_device, unrounded
 
 @pytest.mark.parametrize(
     ("chosen", "there", "expected"),
-    [("", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", False, "cuda")],
+    [("", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
 )
 def test_one_choice_for_training_evaluation_and_records(monkeypatch, chosen, there, expected):
     monkeypatch.setenv("HUMR_DEVICE", chosen)
@@ -27,6 +27,10 @@ def test_one_choice_for_training_evaluation_and_records(monkeypatch, chosen, the
 def test_other_devices_are_refused(monkeypatch):
     monkeypatch.setenv("HUMR_DEVICE", "cuda:1")
     with pytest.raises(ValueError, match="HUMR_DEVICE must be cpu, cuda or auto; got 'cuda:1'"):
+        pick_device()
+    monkeypatch.setenv("HUMR_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"torch finds no CUDA device.*HUMR_DEVICE=cpu"):
         pick_device()
 
 
@@ -82,3 +86,5 @@ def test_products_are_not_rounded_under_autocast(device, generator):
         assert torch.equal(unrounded(product)(a, b=b), unrounded(product)(a=a, b=b))
         found = unrounded(product)(a, b)
     assert torch.equal(found, a @ b)
+    half = a.bfloat16()
+    assert torch.equal(unrounded(product)(half, b), half.float() @ b)
