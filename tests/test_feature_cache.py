@@ -161,6 +161,7 @@ def test_the_backbone_is_read_strictly(tmp_path):
 
 def test_shards_go_to_the_devices_in_turn(monkeypatch):
     monkeypatch.setenv("HUMR_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [feature_cache.device_of(n).index for n in range(3)] == [0, 1, 0]
     monkeypatch.setenv("HUMR_DEVICE", "cpu")
