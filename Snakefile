@@ -7,7 +7,7 @@ runs/ first, so a notebook that runs again is cheap, and an interrupted one goes
 import sys
 from pathlib import Path
 
-from humr import environment, execution
+from humr.launch import environment, execution
 
 PROFILE = environment.lowered(config.get("profile", "laptop"))
 NAMES = sorted(path.stem for path in Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -42,5 +42,5 @@ rule notebook:
     benchmark:
         f"runs/{PROFILE}/benchmarks/{{name}}.tsv"
     shell:
-        "HUMR_THREADS={threads} {sys.executable} -m humr.execution run {params.number}"
+        "HUMR_THREADS={threads} {sys.executable} -m humr.launch.execution run {params.number}"
         " --profile " + PROFILE + " --output {output:q}"

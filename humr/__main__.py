@@ -3,23 +3,22 @@
 The first command makes .venv and fetches the detector's files; every later one starts at once.
 """
 
+import argparse
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
+
+from humr import files
+from humr.files import ROOT, RUNS, say
+from humr.launch import environment, execution
 
 if sys.version_info < (3, 11):  # noqa: UP036  (who comes with an older Python must be told)
     sys.exit(
         f"humr needs Python 3.11 or newer; this is Python {sys.version.split()[0]}. "
         "If a newer one is installed, say for example: python3.12 -m humr ..."
     )
-
-import argparse
-import os
-import subprocess
-import time
-from pathlib import Path
-
-from humr import assets, environment, execution
-from humr.environment import say
-from humr.paths import ROOT, RUNS
 
 
 def call(python: str, *arguments: str | Path, **variables: str) -> int:
@@ -79,12 +78,12 @@ def photo(python: str, options: argparse.Namespace) -> int:
     arguments = [options.image.resolve(), "--out", options.out.resolve()]
     arguments += ["--hypotheses", options.hypotheses]
     arguments += ["--box", *options.box] if options.box else []
-    return call(python, "humr.execution", "photo", *arguments)
+    return call(python, "humr.launch.execution", "photo", *arguments)
 
 
 def notebooks(python: str, options: argparse.Namespace) -> int:
     """Make the committed version of notebooks."""
-    return call(python, "humr.execution", "refresh", *options.numbers)
+    return call(python, "humr.launch.execution", "refresh", *options.numbers)
 
 
 def data(python: str, options: argparse.Namespace) -> int:
@@ -92,10 +91,10 @@ def data(python: str, options: argparse.Namespace) -> int:
     if options.action == "fetch":
         return fetch(python)
     if options.action == "licensed":
-        return call(python, "humr.inventory")
+        return call(python, "humr.licensed.inventory")
     if options.action == "samples":
-        return call(python, "humr.heatmap_precompute", *options.rest)
-    for row in assets.status():
+        return call(python, "humr.licensed.vitpose", *options.rest)
+    for row in files.status():
         size = int(row["bytes"]) / 1e6
         say(f"{row['state']:<11} {row['name']:<15} {size:5.1f} MB  {row['licence']}")
     return int(absent())
@@ -103,7 +102,7 @@ def data(python: str, options: argparse.Namespace) -> int:
 
 def absent() -> bool:
     """Tell whether a file of the detector is missing or wrong."""
-    return any(row["state"] != "ok" for row in assets.status())
+    return any(row["state"] != "ok" for row in files.status())
 
 
 def fetch(python: str) -> int:
@@ -121,10 +120,10 @@ def fetch(python: str) -> int:
 
 
 MODULES = {
-    "study": "humr.studies",
-    "bench": "humr.bench",
-    "convert": "humr.official",
-    "tables": "humr.paper_evaluation",
+    "study": "humr.experiments.studies",
+    "bench": "humr.benchmarks.bench",
+    "convert": "humr.licensed.checkpoints",
+    "tables": "humr.experiments.paper_tables",
 }
 
 
@@ -134,7 +133,7 @@ def forward(python: str, options: argparse.Namespace) -> int:
         return call(python, "jupyterlab", *options.rest)
     if options.command in MODULES:
         return call(python, MODULES[options.command], *options.rest)
-    return call(python, "humr.experiments", options.command, *options.rest)
+    return call(python, "humr.experiments.runs", options.command, *options.rest)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,14 +1,208 @@
 """Which device computes, how tensors get there, and what must not be rounded there."""
 
+import inspect
 import os
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, replace
-from functools import cache, wraps
+from datetime import timedelta
+from functools import cache, partial, wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Int
-from torch import Tensor
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from humr.config import Training
+
+# Faster ways to the same numbers: switches, all off by default, each with a way back.
+#
+# - `products`: float32 matrix products of oneDNN instead of MKL's, which leaves the wide
+# registers
+#   of AMD's processors unused: about twice as fast there. torch has one flag that leads to them.
+# On
+#   processors with matrix units (AMX) the same flag rounds to bfloat16, and it can slow other
+#   products down: it is set only where a test of itself finds full precision and more speed. -
+# `tf32`: matrix products of CUDA devices with 10 bits of mantissa (relative error 1e-3). -
+# `compiled`: the couplings of a flow through `torch.compile`, which takes a minute or two first.
+# - `graphs`: the same, and replayed as CUDA graphs, for devices that wait for many small
+# launches.
+#
+# A switch that this machine does not have, or that fails, costs one warning and nothing else.
+
+
+SWITCHES = ("products", "tf32", "compiled", "graphs")
+EXACT = 1e-5  # relative error of a float32 product: sums of a thousand terms reach 1e-6
+FASTER = 1.1  # times; below this the other products are not worth a global flag
+_ONEDNN: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+_SHAPE = (64, 1024, 1024)  # of the product that is tested: images, width, width
+
+
+@contextmanager
+def faster(
+    switches: Iterable[str], device: torch.device | str = "cpu", flow: nn.Module | None = None
+) -> Iterator[list[str]]:
+    """Turn switches on for the code inside; yields those that are on in truth.
+
+    The list follows: what fails later leaves it, and `graphs` is `compiled` on a CPU. Make no CUDA
+    engine (Fabric) inside `tf32`: torch refuses to be asked for the flag in its old way there.
+
+    Args:
+        switches: some of `SWITCHES`.
+        device: where the work is done.
+        flow: whose couplings `compiled` and `graphs` are about.
+    """
+    chosen, kind = _checked(switches), torch.device(device).type
+    on: list[str] = []
+    with ExitStack() as stack:
+        for switch in chosen:
+            match switch:
+                case "products" | "tf32":
+                    if _products(stack) if switch == "products" else _tf32(stack, kind):
+                        on.append(switch)
+                case _:
+                    name = "graphs" if switch == "graphs" and kind == "cuda" else "compiled"
+                    _compile(stack, flow, graphs=name == "graphs", failed=partial(on.remove, name))
+                    on.append(name)
+        yield on
+
+
+def _checked(switches: Iterable[str]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(switches))
+    if unknown := [name for name in chosen if name not in SWITCHES]:
+        raise ValueError(f"no switch {', '.join(unknown)}; expected some of {', '.join(SWITCHES)}")
+    if {"compiled", "graphs"} <= set(chosen):
+        raise ValueError("graphs are compiled already: choose either of compiled and graphs")
+    return chosen
+
+
+# ------------------------------------------------------------------------ products
+
+
+def _products(stack: ExitStack) -> bool:
+    if not other_products_pay():
+        _warn("products: no full precision or no gain on this processor; the usual ones are used")
+        return False
+    stack.enter_context(_flag(_ONEDNN, "bf16"))
+    return True
+
+
+def _tf32(stack: ExitStack, kind: str) -> bool:
+    if kind != "cuda":
+        _warn(f"tf32 is for CUDA devices; this is {kind}, and full precision is used")
+        return False
+    stack.enter_context(_flag(torch.backends.cuda.matmul, "tf32"))
+    return True
+
+
+@contextmanager
+def _flag(backend: Any, value: str) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+    before = backend.fp32_precision
+    backend.fp32_precision = value
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+@cache
+def other_products_pay(repeats: int = 5) -> bool:
+    """Say whether oneDNN's products are exact in float32 and faster, here and now (asked once)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    rows, inner, columns = _SHAPE
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(rows, inner, generator=generator)
+    b = torch.randn(inner, columns, generator=generator)
+    truth = a.double() @ b.double()
+    usual = _seconds(lambda: a @ b, repeats)
+    with _flag(_ONEDNN, "bf16"):
+        error = ((a @ b - truth).norm() / truth.norm()).item()
+        other = _seconds(lambda: a @ b, repeats)
+    return error < EXACT and usual > FASTER * other
+
+
+def _seconds(run: Callable[[], Tensor], repeats: int) -> float:
+    """Shortest time of a product."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+# ------------------------------------------------------------------------ compiling
+
+
+class Compiled:
+    """A function in compiled form; where compiling fails, one warning, and as it is."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        backend: str | Callable[..., Any] = "inductor",
+        failed: Callable[[], None] = lambda: None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        self.function, self.failed = function, failed
+        self.fast: Callable[..., Any] | None = torch.compile(function, backend=backend, **options)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        """Call the compiled form, as long as there is one."""
+        if self.fast is not None:
+            try:
+                return self.fast(*arguments, **named)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, OSError, ImportError) as error:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                _warn(f"torch.compile failed, going on without it: {reason[0]}")
+                self.fast = None
+                self.failed()
+        return self.function(*arguments, **named)
+
+
+def compile_couplings(
+    flow: nn.Module, *, graphs: bool = False, failed: Callable[[], None] = lambda: None
+) -> None:
+    """Compile what a flow does between noise and data; `uncompile` takes it back.
+
+    `failed` is called where the first use shows that compiling does not work.
+    """
+    options: Any = {"mode": "reduce-overhead"} if graphs else {}
+    couplings: Any = flow._transform
+    flow.__dict__["_transform"] = Compiled(couplings, failed=failed, **options)
+
+
+def uncompile(flow: nn.Module) -> None:
+    """Undo `compile_couplings`."""
+    flow.__dict__.pop("_transform", None)
+
+
+def _compile(
+    stack: ExitStack, flow: nn.Module | None, *, graphs: bool, failed: Callable[[], None]
+) -> None:
+    if flow is None or not hasattr(flow, "_transform"):
+        raise ValueError("compiled and graphs are about a flow; got none")
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", "The .grad attribute")  # torch, of tensors that it traces
+    compile_couplings(flow, graphs=graphs, failed=failed)
+    stack.callback(uncompile, flow)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,3 +268,112 @@ def unrounded(function: Callable[P, T]) -> Callable[P, T]:
             return call(*wide, **named)
 
     return precise
+
+
+# One process or several: the engine, and the random numbers of every process.
+#
+# Several processes train one model (DistributedDataParallel). Each draws batches of its own, and
+# the gradient is the mean over processes: a step sees `Training.batch` times as many images.
+# Only the first process writes files, validates and shows bars.
+
+
+LONGEST = timedelta(
+    days=2
+)  # for which processes wait: the first one makes worlds, or waits itself
+
+
+def make_fabric(
+    config: Training, *, device: str = "auto", devices: int = 1, nodes: int = 1
+) -> Fabric:
+    """Return the engine; with several devices, start the other processes of this machine.
+
+    The others run the same command from its beginning and join here. With several machines the
+    command is given on each, with `MASTER_ADDR`, `MASTER_PORT` and `NODE_RANK` in the environment
+    (or by `torchrun` or SLURM), and they share the folder of the run.
+
+    Args:
+        config: its precision.
+        device: "cpu", "cuda", or "auto" for `devices.pick_device`.
+        devices: on each machine; one process for each.
+        nodes: machines.
+    """
+    if devices < 1 or nodes < 1:
+        raise ValueError(f"devices and nodes must be positive; got {devices} and {nodes}")
+    accelerator = pick_device().type if device == "auto" else device
+    options: Any = {"accelerator": accelerator, "devices": devices, "precision": config.precision}
+    if devices * nodes == 1:
+        return Fabric(**options)
+    unchanged: Any = {_buffers_option(): False}  # buffers are the same everywhere and stay so
+    strategy = DDPStrategy(timeout=LONGEST, **unchanged)
+    fabric = Fabric(**options, num_nodes=nodes, strategy=strategy)
+    fabric.launch()
+    return fabric
+
+
+def _buffers_option() -> str:
+    """Name of the option that sends buffers before every step: newer versions of torch rename."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+
+
+def alone(path: Path, fabric: Fabric) -> AbstractContextManager[object]:
+    """Let no other run do the same: the first process of a run holds a lock."""
+    return FileLock(path) if fabric.is_global_zero else nullcontext()
+
+
+def seed_of(seed: int, rank: int) -> int:
+    """Seed of a process: the first one's is the run's own."""
+    if rank == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator_of(seed: int, fabric: Fabric) -> torch.Generator:
+    """Return the generator of this process; other than the first also get a dropout of their own.
+
+    The networks must be made by then: they start from the same numbers everywhere.
+    """
+    own = seed_of(seed, fabric.global_rank)
+    if fabric.global_rank:
+        torch.manual_seed(own)
+    return torch.Generator().manual_seed(own)
+
+
+def noise_of(fabric: Fabric, generator: torch.Generator) -> torch.Generator:
+    """Return the generator of the noise inside a step, on the device that reads it.
+
+    On CUDA it is the device's own, which dropout takes too and `random_states` keeps: noise from
+    the CPU would be drawn slowly, and every copy of it waited for.
+    """
+    device = fabric.device
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else generator
+
+
+def random_states(fabric: Fabric, generator: torch.Generator) -> dict[str, Any]:
+    """States of all random numbers: those of the first process, and under "ranks" the others'."""
+    device = fabric.device
+    own = {
+        "generator": generator.get_state(),
+        "dropout": torch.get_rng_state(),
+        "dropout_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+    if fabric.world_size == 1:
+        return own
+    states: list[Any] = [None] * fabric.world_size
+    distributed.all_gather_object(states, own)
+    return {**states[0], "ranks": states[1:]}
+
+
+def restore_states(state: dict[str, Any], fabric: Fabric, generator: torch.Generator) -> None:
+    """Bring back what `random_states` returned."""
+    others = state.get("ranks", [])
+    if len(others) + 1 != fabric.world_size:
+        raise ValueError(
+            f"{len(others) + 1} processes wrote it, {fabric.world_size} read it: random numbers "
+            "would not be the same"
+        )
+    own = others[fabric.global_rank - 1] if fabric.global_rank else state
+    generator.set_state(own["generator"])
+    torch.set_rng_state(own["dropout"])
+    if fabric.device.type == "cuda" and own["dropout_cuda"] is not None:
+        torch.cuda.set_rng_state(own["dropout_cuda"], fabric.device)

@@ -5,10 +5,12 @@ numbers are the middles of cells. `HeatmapGrid` ties cell coordinates to crop co
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 # Exponent of `calibrate`: fitted per bin of the peak by likelihood on renders. The floor is wider
 # where a peak of .4 to .5 is confident and sometimes wrong (decisions.md, detector).
@@ -203,3 +205,348 @@ def _mass_above(
     values, order = probabilities.flatten(-2).sort(dim=-1, descending=True, stable=True)
     above = (values.cumsum(-1) - values).clamp_min(0)
     return torch.empty_like(above).scatter(-1, order, above)
+
+
+# Fit a Gaussian to each heatmap by least squares, fast.
+#
+# A Gaussian is the exponential of a parabola, $f = \exp(\theta \cdot \phi)$ with $\phi = (1, x,
+# y, x^2, xy, y^2)$: its derivatives by $\theta$ are $f\phi$ and $f\phi\phi^T$. With heat $h$,
+# half the squared error has gradient $\sum f (f - h)\,\phi$ and Hessian $\sum f (2f -
+# h)\,\phi\phi^T$. These are moments of images (sums of monomials up to the fourth degree), one
+# matrix product for a whole batch; no Jacobian is ever built. Cells with $h > 2f$ are left out
+# of the Hessian until the fit is near, which keeps it positive and the steps short.
+#
+# Where $f$ vanishes a cell adds a constant to the error and nothing to its derivatives. So each
+# map is looked at through a small window, and through a larger one when a step would bring the
+# Gaussian within `REACH` standard deviations of the window's edge. Larger windows begin on
+# blocks of cells.
+
+
+WINDOWS = (16, 32)  # cells; after these the whole map
+REACH = 4.0  # standard deviations that the window must hold
+TOLERANCE = 1e-5  # a settled step changes the Gaussian by less than this part of its norm
+_POOL = 4096  # maps at a time: bounds the memory
+_CACHE = 2**16  # cells at a time: they stay in the cache
+_POWERS = tuple((d - j, j) for d in range(5) for j in range(d + 1))  # of x and y; the first 6: phi
+_PRODUCT = [_POWERS.index((a + c, b + d)) for a, b in _POWERS[:6] for c, d in _POWERS[:6]]
+
+
+@dataclass(frozen=True)
+class GaussianFit:
+    r"""Least-squares Gaussians, $h(p) \approx A \exp(-(a\,dx^2 + 2b\,dx\,dy + c\,dy^2))$.
+
+    `mean` in cell coordinates; `sigma` in cells, larger first; `theta` in $[0, \pi)$ is the angle
+    of the larger axis from x, counted towards **up** on the screen: in image axes (y down) that
+    axis is $(\cos\theta, -\sin\theta)$. This is the sign of the formula of ICCV 2021, so
+    $R(\theta)\,\mathrm{diag}(\sigma^2)R(\theta)^T$ is the covariance with y *up*; `covariance`
+    is the one in image axes.
+    """
+
+    amplitude: Float[Tensor, "*batch"]
+    mean: Float[Tensor, "*batch 2"]
+    sigma: Float[Tensor, "*batch 2"]
+    theta: Float[Tensor, "*batch"]
+    rmse: Float[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"]
+
+    @property
+    def covariance(self) -> Float[Tensor, "*batch 2 2"]:
+        """Covariance in cells squared, image axes (x right, y down)."""
+        cosine, sine = self.theta.cos(), self.theta.sin()
+        axes = torch.stack([cosine, sine, -sine, cosine], -1).unflatten(-1, (2, 2))
+        return axes * self.sigma.square()[..., None, :] @ axes.mT
+
+
+@torch.no_grad()
+def fit_gaussian(
+    heatmaps: Float[Tensor, "*batch height width"],
+    *,
+    initial_mean: Float[Tensor, "*batch 2"] | None = None,
+    iterations: int = 100,
+) -> GaussianFit:
+    r"""Fit one Gaussian to each heatmap by least squares (Wehrbein et al. 2021, section 3.4).
+
+    Damped Newton steps in float64 from the parabola through the logarithm of the heat around the
+    peak; where that is no peak, and around an `initial_mean` (cell coordinates), from the highest
+    value and $\sigma = 2$ cells. A fit that does not settle within `iterations` steps in one
+    window starts again from the moments of the map; if that does not settle either, the better
+    state is kept, and `converged` says so.
+    """
+    mass(heatmaps)  # refuse NaN, all zero, logits
+    batch, shape = heatmaps.shape[:-2], heatmaps.shape[-2:]
+    maps = heatmaps.reshape(-1, *shape).split(_POOL)
+    means = [None] * len(maps)
+    if initial_mean is not None:
+        means = initial_mean.reshape(-1, 2).split(_POOL)
+    parts = [_fit(m, mean, iterations) for m, mean in zip(maps, means, strict=True)]
+    fit = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return GaussianFit(**{k: v.reshape(batch + v.shape[1:]) for k, v in fit.items()})
+
+
+def _fit(
+    maps: Float[Tensor, "batch height width"],
+    mean: Float[Tensor, "batch 2"] | None,
+    iterations: int,
+) -> dict[str, Tensor]:
+    """Fit each map in ever larger windows, the larger ones on blocks of 2 x 2 cells first."""
+    maps = maps.clamp(max=1) if len(maps) and maps.amax() > 1 else maps
+    fits = _Fits.start(maps, mean)
+    side = max(maps.shape[1:])
+    pending = torch.arange(len(maps), device=maps.device)
+    for size in [n for n in WINDOWS if n < side] + [side]:
+        escaped = []
+        for stride in (2, 1) if size > WINDOWS[0] else (1,):
+            if len(pending):
+                fits.improve(maps, pending, size, stride, iterations)
+            escaped.append(pending[fits.escaped[pending]])
+            pending = pending[~fits.escaped[pending]]
+        pending = torch.cat(escaped).sort()[0]
+    if not fits.converged.all():
+        fits.retry(maps, (~fits.converged).nonzero()[:, 0], iterations)
+    power = torch.cat([m.double().square().sum((1, 2)) for m in maps.split(64)])
+    rmse = ((power + fits.excess).clamp_min(0) / (maps.shape[1] * maps.shape[2])).sqrt()
+    return {**_describe(fits.theta), "rmse": rmse, "converged": fits.converged}
+
+
+@dataclass
+class _Fits:
+    """Where the fits of all maps stand."""
+
+    theta: Float[Tensor, "batch 6"]  # in cell coordinates
+    excess: Float[Tensor, " batch"]  # squared error less the map's sum of squares
+    converged: Bool[Tensor, " batch"]
+    escaped: Bool[Tensor, " batch"]  # the next step would not fit into the window
+
+    @classmethod
+    def start(
+        cls, maps: Float[Tensor, "batch height width"], mean: Float[Tensor, "batch 2"] | None
+    ) -> "_Fits":
+        theta = _start(maps, mean)
+        zero = torch.zeros_like(theta[:, 0])
+        return cls(theta, zero, zero > 0, zero > 0)
+
+    def improve(self, maps: Tensor, chosen: Tensor, size: int, stride: int, steps: int) -> None:
+        """Descend within windows of `size` cells, taken in blocks of `stride` x `stride`."""
+        theta = self.theta[chosen]
+        maps = maps[chosen] if len(chosen) < len(maps) else maps
+        window = _Window.around(maps, _shape(theta)[0], size, stride)
+        state, settled, escaped = _descend(_shift(theta, window.centre), window, steps)
+        self.theta[chosen] = _shift(state[:, :6], -window.centre)
+        self.excess[chosen] = state[:, 6] - window.values.square().sum(-1)
+        self.converged[chosen], self.escaped[chosen] = settled & (stride == 1), escaped
+
+    def retry(self, maps: Tensor, chosen: Tensor, steps: int) -> None:
+        """Start again, as wide as the whole map, and keep what is better."""
+        theta, excess = self.theta[chosen], self.excess[chosen]
+        self.theta[chosen] = _wide(maps[chosen])
+        for stride in (2, 1):
+            self.improve(maps, chosen, max(maps.shape[1:]), stride, steps)
+        worse = ~(self.excess[chosen] < excess)
+        self.theta[chosen[worse]], self.excess[chosen[worse]] = theta[worse], excess[worse]
+        self.converged[chosen[worse]] = False
+
+
+def _start(
+    maps: Float[Tensor, "batch height width"], mean: Float[Tensor, "batch 2"] | None
+) -> Float[Tensor, "batch 6"]:
+    """Return a first parabola in cell coordinates: as the logarithm of the peak, or round."""
+    peak, index = maps.flatten(1).max(-1)
+    width = maps.shape[-1]
+    top = torch.stack([index % width, index.div(width, rounding_mode="floor")], -1).double()
+    flat = torch.zeros(len(maps), 6, dtype=torch.float64, device=maps.device)
+    flat[:, 0], flat[:, 3], flat[:, 5] = peak.double().log(), -1 / 8, -1 / 8
+    if mean is not None:
+        return _shift(flat, -mean.double())
+    window = _Window.around(maps, top, 5)
+    weight = window.values.square()
+    target = (weight * window.values.clamp_min(1e-6).log()) @ window.basis[:6].T
+    local, wrong = torch.linalg.solve_ex(_matrix(weight @ window.basis.T), target)
+    _, variance, proper = _shape(local)
+    plausible = ((variance > 0.25) & (variance < 64)).all(-1) & proper & (wrong == 0)
+    return torch.where(plausible[:, None], _shift(local, -window.centre), _shift(flat, -top))
+
+
+def _wide(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch 6"]:
+    """Return the parabola with the moments of the map."""
+    maps = maps.double()
+    (xx, xy), (_, yy) = (row.unbind(-1) for row in covariance(maps).unbind(-2))
+    determinant = (xx * yy - xy * xy).clamp_min(1e-3)
+    shape = torch.stack([-yy / 2, xy, -xx / 2], -1) / determinant[:, None]
+    height = maps.amax((1, 2)).log()[:, None]
+    return _shift(
+        torch.cat([height, torch.zeros_like(shape[:, :2]), shape], -1), -expectation(maps)
+    )
+
+
+def _shape(
+    theta: Float[Tensor, "batch 6"],
+) -> tuple[Float[Tensor, "batch 2"], Float[Tensor, "batch 2"], Bool[Tensor, " batch"]]:
+    """Return mean, variance along x and y, and whether the parabola opens downwards."""
+    axx, axy, ayy = theta[:, 3:].unbind(-1)
+    variance = torch.stack([ayy, axx], -1) * -2
+    determinant = 4 * axx * ayy - axy * axy
+    slope = theta[:, 1:3]
+    mean = (slope * variance + axy[:, None] * slope.flip(-1)) / determinant[:, None]
+    return mean, variance / determinant[:, None], (determinant > 0) & (axx < 0)
+
+
+def _shift(
+    theta: Float[Tensor, "batch 6"], origin: Float[Tensor, "batch 2"]
+) -> Float[Tensor, "batch 6"]:
+    """Write the parabola in coordinates counted from `origin`."""
+    c, bx, by, axx, axy, ayy = theta.unbind(-1)
+    x, y = origin.unbind(-1)
+    moved = [c + bx * x + by * y + axx * x * x + axy * x * y + ayy * y * y]
+    moved += [bx + 2 * axx * x + axy * y, by + axy * x + 2 * ayy * y]
+    return torch.stack([*moved, axx, axy, ayy], -1)
+
+
+class _Window(NamedTuple):
+    """Cut-outs of maps: where they lie, what they hold, and the monomials of their cells."""
+
+    values: Float[Tensor, "batch cells"]
+    centre: Float[Tensor, "batch 2"]
+    edges: Float[Tensor, "2 batch 2"]  # low, high, from the centre; infinite at the map's border
+    basis: Float[Tensor, "15 cells"]
+    tolerance: float
+    floor: float  # of 2 f - h in the Hessian
+
+    @classmethod
+    def around(
+        cls,
+        maps: Float[Tensor, "batch height width"],
+        mean: Float[Tensor, "batch 2"],
+        size: int,
+        stride: int = 1,
+    ) -> "_Window":
+        """Cut out `size` cells along each axis, averaged in blocks of `stride` by `stride`."""
+        if stride > 1:
+            maps = avg_pool2d(maps[:, None], stride, ceil_mode=True)[:, 0]
+        width = maps.shape[2]
+        whole = torch.tensor([width, maps.shape[1]], device=maps.device)
+        extent = whole.clamp(max=-(-size // stride))
+        offset = (stride - 1) / 2  # from the first cell of a block to its middle
+        corner = (((mean - offset) / stride).nan_to_num() - (extent - 1) / 2).round().long()
+        corner = corner.clamp(min=torch.zeros_like(whole), max=whole - extent)
+        columns = torch.arange(int(extent[0]), device=maps.device)
+        rows = torch.arange(int(extent[1]), device=maps.device)
+        index = ((corner[:, 1:] + rows) * width)[:, :, None] + (corner[:, :1] + columns)[:, None]
+        half = (extent - 1).double() / 2
+        low = torch.where(corner == 0, -torch.inf, -half * stride)
+        high = torch.where(corner == whole - extent, torch.inf, half * stride)
+        return cls(
+            maps.flatten(1).gather(1, index.flatten(1)).double(),
+            (corner + half) * stride + offset,
+            torch.stack([low, high]),
+            _monomials((columns - half[0]) * stride, (rows - half[1]) * stride),
+            TOLERANCE if stride == 1 else 1e-2,
+            -torch.inf if stride == 1 and size > WINDOWS[0] else 0.0,
+        )
+
+    def select(self, chosen: Int[Tensor, " chosen"]) -> "_Window":
+        values, edges = self.values.index_select(0, chosen), self.edges.index_select(1, chosen)
+        return self._replace(values=values, edges=edges)
+
+
+def _monomials(
+    x: Float[Tensor, " width"], y: Float[Tensor, " height"]
+) -> Float[Tensor, "15 cells"]:
+    exponents = torch.arange(5, device=x.device)[:, None]
+    i, j = torch.tensor(_POWERS, device=x.device).T
+    return ((y**exponents)[j, :, None] * (x**exponents)[i, None, :]).flatten(1)
+
+
+def _descend(
+    theta: Float[Tensor, "batch 6"], window: _Window, iterations: int
+) -> tuple[Float[Tensor, "batch 28"], Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Step until each fit has settled or wants to leave its window; say which of the two."""
+    best = _look(theta, window)
+    escaped = ~_fits(theta, window)[1]
+    settled = torch.zeros_like(escaped)
+    active = (~escaped).nonzero()[:, 0]
+    window, state = window.select(active), best.index_select(0, active)
+    damping = torch.full_like(state[:, 0], 1e-3)
+    for _ in range(iterations if len(active) else 0):
+        step, gain = _step(state, damping)
+        trial = _look(state[:, :6] + step, window)
+        proper, inside = _fits(trial[:, :6], window)
+        better = (trial[:, 6] <= state[:, 6]) & proper
+        leaves = better & ~inside
+        better = better & inside
+        small = (gain <= window.tolerance**2 * state[:, 13]) & (gain >= 0) & (damping < 0.01)
+        finished = leaves | small
+        state = torch.where(better[:, None], trial, state)
+        damping = torch.where(better, damping / 10, damping * 10)
+        if finished.any():
+            best.index_copy_(0, active, state)
+            escaped[active], settled[active] = leaves, small & ~leaves
+            going = (~finished).nonzero()[:, 0]
+            active, damping = active[going], damping[going]
+            window, state = window.select(going), state.index_select(0, going)
+            if not len(active):
+                break
+    return best.index_copy_(0, active, state), settled, escaped
+
+
+def _look(theta: Float[Tensor, "batch 6"], window: _Window) -> Float[Tensor, "batch 28"]:
+    """Return theta, its squared error, and gradient (6) and Hessian (15 moments) of half of it."""
+    piece = max(_CACHE // window.values.shape[1], 1)
+    pairs = zip(theta.split(piece), window.values.split(piece), strict=True)
+    return torch.cat([_moments(t, v, window.basis, window.floor) for t, v in pairs])
+
+
+def _moments(
+    theta: Float[Tensor, "batch 6"],
+    values: Float[Tensor, "batch cells"],
+    basis: Float[Tensor, "15 cells"],
+    floor: float,
+) -> Float[Tensor, "batch 28"]:
+    predicted = (theta @ basis[:6]).exp_()
+    residual = predicted - values
+    cost = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square_()
+    weight = (predicted + residual).clamp_min_(floor).mul_(predicted)
+    gradient = residual.mul_(predicted) @ basis[:6].T
+    return torch.cat([theta, cost, gradient, weight @ basis.T], -1)
+
+
+def _fits(
+    theta: Float[Tensor, "batch 6"], window: _Window
+) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Say whether this is a Gaussian, and whether it has faded before the window ends."""
+    mean, variance, proper = _shape(theta)
+    reach = REACH * variance.sqrt()
+    inside = (mean - reach >= window.edges[0]) & (mean + reach <= window.edges[1])
+    return proper, inside.all(-1)
+
+
+def _step(
+    state: Float[Tensor, "batch 28"], damping: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, "batch 6"], Float[Tensor, " batch"]]:
+    """Return the damped step and twice the gain that it promises."""
+    gradient, curvature = state[:, 7:13], _matrix(state[:, 13:])
+    diagonal = curvature.diagonal(dim1=-2, dim2=-1)
+    diagonal += damping[:, None] * diagonal.abs()
+    step = torch.linalg.solve_ex(curvature, gradient)[0]
+    return -step, (gradient * step).sum(-1)
+
+
+def _matrix(moments: Float[Tensor, "batch 15"]) -> Float[Tensor, "batch 6 6"]:
+    """Sort the moments of monomials into those of products of two of phi."""
+    index = torch.tensor(_PRODUCT, device=moments.device)
+    return moments.index_select(1, index).unflatten(1, (6, 6))
+
+
+def _describe(theta: Float[Tensor, "batch 6"]) -> dict[str, Tensor]:
+    """Turn a parabola into amplitude, mean, sigma and angle."""
+    mean = _shape(theta)[0]
+    half = torch.stack([-theta[:, 3], -theta[:, 4] / 2, -theta[:, 4] / 2, -theta[:, 5]], -1)
+    precision, axes = torch.linalg.eigh(half.unflatten(-1, (2, 2)))  # ascending
+    return {
+        "amplitude": _shift(theta, mean)[:, 0].exp(),
+        "mean": mean,
+        "sigma": (2 * precision.clamp_min(1e-12)).rsqrt(),
+        "theta": torch.atan2(-axes[:, 1, 0], axes[:, 0, 0]).remainder(torch.pi),
+    }
+
+
+GRID = HeatmapGrid()

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from humr import losses
-from humr.bodies import Body
+from humr.batches import Batch, to_crop
+from humr.bodies.body import Body
 from humr.config import Supervision, Weights
-from humr.datasets import Batch
-from humr.mesh import DIM, JOINTS, Humr, Observation, People, to_crop
-from humr.rotations import matrix_to_sixd
+from humr.geometry import matrix_to_sixd
+from humr.model import DIM, JOINTS, Humr, Observation, People
 from humr.skeletons import ARTICULATED
 
 

@@ -11,13 +11,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from humr import metrics
-from humr.bodies import Body, save_ply
-from humr.cameras import Crop, box_info, default_focal, project
+from humr.batches import BOX_SCALE, Batch
+from humr.bodies.body import Body, save_ply
 from humr.config import Supervision
-from humr.datasets import Batch
-from humr.detectors import GRID, Detection, Detector
-from humr.mesh import Humr, Hypotheses, People
-from humr.scenes import BOX_SCALE
+from humr.detector import Detection, Detector
+from humr.geometry import Crop, box_info, default_focal, project
+from humr.heatmaps import GRID
+from humr.model import Humr, Hypotheses, People
 from humr.skeletons import ARTICULATED, COCO17
 
 SAMPLES = 32  # of every heatmap, for models that read samples

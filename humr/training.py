@@ -13,22 +13,161 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from humr.acceleration import faster
-from humr.capacity import with_advice
-from humr.checkpoints import save_model
 from humr.config import Training
-from humr.files import write_text
-from humr.ledger import CAUSES, SUMS, Ledger
-from humr.provenance import provenance
-from humr.ranks import Fabric, generator_of, noise_of, random_states, restore_states
-from humr.ranks import make_fabric as make_fabric
-from humr.schedules import Average, rate_factor
+from humr.devices import Fabric, faster, generator_of, noise_of, random_states, restore_states
+from humr.files import provenance, write_text
+from humr.storage import save_model
+
+# What to do when memory is too small: an error that names the size that would fit.
+
+
+T = TypeVar("T")
+
+_CPU = "DefaultCPUAllocator"  # how torch's messages begin when the CPU's memory is too small
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Say whether an error means that memory is too small, on a CPU or on a CUDA device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _CPU in str(error)
+    )
+
+
+def largest_fitting(size: int, attempt: Callable[[int], object]) -> int:
+    """Return the largest of size/2, size/4, ... for which the attempt has memory enough, or 0."""
+    while size > 1:
+        size //= 2
+        if _fits(size, attempt):
+            return size
+    return 0
+
+
+def _fits(size: int, attempt: Callable[[int], object]) -> bool:
+    try:
+        attempt(size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        return False
+    return True
+
+
+def with_advice(
+    work: Callable[[], T], *, what: str, size: int, attempt: Callable[[int], object]
+) -> T:
+    """Do some work; if memory is too small for it, say which smaller size would fit.
+
+    Args:
+        work: what is done.
+        what: names its size in the error, with the place where it is set: "images of a step
+            (training.batch)".
+        size: the size that the work has.
+        attempt: does the same with another size.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        reason = str(error).splitlines()[0]
+    # Out of the handler: the traceback held what the failed work had allocated.
+    fits = largest_fitting(size, attempt)
+    advice = f"{fits} fit" if fits else "not even 1 fits"
+    raise MemoryError(f"memory is too small for {size} {what}; {advice} ({reason})")
+
+
+# Values of training steps: read from the device rarely, refused when one is not finite.
+
+
+READ_EVERY = 20  # steps between two looks at the values on the device; bounds how late NaN shows
+SUMS = ("total", "gradient_norm")  # of a step, over all players
+CAUSES = (
+    "the last good state is kept. Usual causes: NaN in the data, a learning rate that is "
+    "too high, bf16 without a gradient clip"
+)
+
+
+class Ledger:
+    """Values of the steps: they stay on the device and are read `READ_EVERY` steps at a time."""
+
+    def __init__(self) -> None:
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.rows: list[dict[str, float]] = []
+
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Note a step: scalars of any names, with "total" and "gradient_norm" among them."""
+        self.pending.append((step, {name: value.detach() for name, value in values.items()}))
+        if len(self.pending) >= READ_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Fetch what is pending, in one copy; the first step that is not finite is an error."""
+        scalars = [value.float() for _, values in self.pending for value in values.values()]
+        numbers = iter(torch.stack(scalars).tolist() if scalars else ())
+        for step, values in self.pending:
+            self.rows.append({name: next(numbers) for name in values})
+            _refuse_nonfinite(step, self.rows[-1])
+        self.pending.clear()
+
+    def means(self) -> dict[str, float]:
+        """Mean of every name over the steps that had it, since the last call."""
+        self.read()
+        rows, self.rows = self.rows, []
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {n: fmean(row[n] for row in rows if n in row) for n in names}
+
+
+def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
+    bad = [name for name, value in row.items() if not (name in SUMS or math.isfinite(value))]
+    if not math.isfinite(row["total"]):
+        raise FloatingPointError(f"step {step}: {bad or ['total']} not finite; {CAUSES}")
+    if not math.isfinite(row["gradient_norm"]):
+        raise FloatingPointError(f"step {step}: the gradient is not finite; {CAUSES}")
+
+
+# How the learning rate changes with the steps, and a moving average of the weights.
+
+
+def rate_factor(step: int, config: Training) -> float:
+    """Share of the learning rate at a step: warm-up; then constant, halved, or half a cosine."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.halve_at is not None and step >= config.halve_at * config.steps:
+        warm /= 2
+    if not config.cosine:
+        return warm
+    done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class Average:
+    """Exponential moving average of the parameters (decay 0: the parameters themselves)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the current parameters; early steps forget faster."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
+        mine = list(self.values.values())
+        torch._foreach_lerp_(mine, [p.detach() for p in model.parameters()], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange averages and parameters."""
+        for name, parameter in model.named_parameters():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.values[name])
+            self.values[name].copy_(kept)
+
 
 Draw = Callable[[torch.Generator], Any]
 Validate = Callable[[nn.Module], dict[str, float]]

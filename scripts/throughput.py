@@ -11,9 +11,14 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from humr import bodies, experiments, mesh, objective, profiles, rendering, world
-from humr.datasets import Pool
-from humr.provenance import provenance
+from humr import objective
+from humr.bodies import rendering
+from humr.bodies.body import load_body
+from humr.experiments import profiles, runs
+from humr.files import provenance
+from humr.model import Humr
+from humr.world import generate
+from humr.world.records import Pool
 
 
 def rate(count: int, work: Callable[[], object], *, repeats: int = 3) -> float:
@@ -32,18 +37,18 @@ def rate(count: int, work: Callable[[], object], *, repeats: int = 3) -> float:
 def measure(images: int) -> dict[str, float]:
     """Measure every link once."""
     recipe = profiles.profile("laptop").run.world
-    drawn = world.scenes(recipe, "test", 0)[:images]
-    seen = world.views(recipe, "test", 0, 0, images)
-    body, model = bodies.load_body("small"), experiments.shipped()[0]
+    drawn = generate.scenes(recipe, "test", 0)[:images]
+    seen = generate.views(recipe, "test", 0, 0, images)
+    body, model = load_body("small"), runs.shipped()[0]
     vertices = body.vertices(drawn.rotations, drawn.betas) + drawn.translation[:, None]
     focal, centre = drawn.window_camera(recipe.window)
     size = recipe.window
-    records = world.make_shard(recipe, "test", 0)[:images]
+    records = generate.make_shard(recipe, "test", 0)[:images]
     generator = torch.Generator().manual_seed(0)
     batch = records.batch(samples=25, generator=generator)
     run = profiles.profile("laptop").run
     training = objective.HumrObjective(
-        mesh.Humr(run.model), body, run.weights, run.supervision, run.training.hypotheses
+        Humr(run.model), body, run.weights, run.supervision, run.training.hypotheses
     )
     pool = Pool.of({"labelled": records})
     training.model.fit_statistics(pool)
@@ -65,9 +70,9 @@ def measure(images: int) -> dict[str, float]:
             lambda: rendering.rasterise(vertices, body.faces, focal, centre, size, size),
         ),
         "world images (drawn, dressed, lit, photographed)": rate(
-            images, lambda: world.views(recipe, "test", 0, 0, images)
+            images, lambda: generate.views(recipe, "test", 0, 0, images)
         ),
-        "detections": rate(images, lambda: world.detect(drawn, seen.images)),
+        "detections": rate(images, lambda: generate.detect(drawn, seen.images)),
         f"training steps (batch {run.training.batch}, {run.training.hypotheses} hypotheses)": rate(
             1, step
         ),

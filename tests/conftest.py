@@ -55,7 +55,7 @@ def ax():
 @pytest.fixture(scope="module")
 def body():
     """The small open body."""
-    from humr.bodies import load_body
+    from humr.bodies.body import load_body
 
     return load_body("small")
 
@@ -73,9 +73,9 @@ def licensed(tmp_path_factory):
 @pytest.fixture
 def records(generator):
     """Sixteen made-up records with plausible geometry: people of T-pose-like noise in a box."""
-    from humr import workloads
+    from humr.benchmarks import tasks
 
-    return workloads.records(16, generator)
+    return tasks.records(16, generator)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def batch(records, generator):
 def untrained():
     """A function that makes small networks, always with the same weights."""
     from humr.config import Model
-    from humr.mesh import Humr
+    from humr.model import Humr
 
     small = Model(features=2016, feature_width=16, pose_hidden=16, pose_width=8, window_info=True,
                   blocks=1, hidden=16, head_hidden=16, normalise=True)  # fmt: skip
@@ -109,10 +109,11 @@ def model(untrained):
 @pytest.fixture
 def fitted(untrained, records):
     """A network with the statistics of the records, for one test."""
-    from humr.datasets import Pool
+    from humr.world.records import Pool
 
     model = untrained(blocks=2, hidden=24)
-    model.fit_statistics(Pool.of({"labelled": records}))
+    pool = Pool.of({"labelled": records})
+    model.fit_statistics(pool.records.features, pool.labelled())
     return model
 
 
@@ -127,10 +128,10 @@ def upright(untrained):
 @pytest.fixture(scope="module")
 def case(upright):
     """A look at the left wrist of one test image."""
-    from humr import cases
-    from humr.profiles import profile
+    from humr.experiments.profiles import profile
+    from humr.figures import gallery
     from humr.skeletons import COCO17
 
     world, wrist = profile("smoke").run.world, COCO17.index("left_wrist")
     generator = torch.Generator().manual_seed(0)
-    return cases.look(world, "test", 3, upright, joint=wrist, hypotheses=6, generator=generator)
+    return gallery.look(world, "test", 3, upright, joint=wrist, hypotheses=6, generator=generator)

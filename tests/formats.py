@@ -124,7 +124,7 @@ def write_annotations(root, name, *, count=5, objects=False, **changes):
 
     With `objects` texts are stored as arrays of Python objects, as some official files do.
     """
-    from humr.licensed import data_set
+    from humr.licensed.datasets import data_set
 
     arrays = annotation_arrays(name, count) | changes
     arrays = {key: value for key, value in arrays.items() if value is not None}
@@ -165,8 +165,8 @@ def person(height, width):
 
 def write_mask(root, name, image, shape):
     """Write the mask of a photograph whose upright persons are `shape`, as its source does."""
-    from humr.licensed import data_set
-    from humr.person_masks import mask_path
+    from humr.licensed.datasets import data_set
+    from humr.licensed.images import mask_path
 
     path = mask_path(name, image, root=root)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def samples(arrays, row):
 
 def write_set(root, name, count=5):
     """Write everything of one data set; returns the arrays of its annotations."""
-    from humr.licensed import data_set
+    from humr.licensed.datasets import data_set
 
     described, changes = data_set(name), {}
     if described.source == "3DPW" and described.split == "train":
@@ -77,8 +77,8 @@ def write_set(root, name, count=5):
 
 def write_networks(root, width=2):
     """Write a small backbone, the open body in SMPL-X's place, and mean parameters."""
-    from humr.bodies import body_path
-    from humr.hrnet import HRNet
+    from humr.bodies.body import body_path
+    from humr.licensed.checkpoints import HRNet
 
     torch.manual_seed(0)
     for folder in ("ckpt", "body_models/smplx", "utils"):

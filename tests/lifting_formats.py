@@ -12,8 +12,8 @@ import scipy.io
 import scipy.sparse
 from formats import fake_chumpy
 
-from humr import h36m
-from humr.lifting_paper_config import Human36m
+from humr.licensed import human36m
+from humr.licensed.datasets import Human36m
 from humr.skeletons import BODY22, H36M17, MPII16
 
 # Millimetres, camera axes (x right, y down, z away), relative to the middle of the hips: the right
@@ -74,13 +74,15 @@ def official_fits(points, *, seed=0):
 
 def videos(split, poses):
     """Which of `people` are in which video of a split: three full videos, the rest empty."""
-    empty, subject = slice(0, 0), list(h36m.SUBJECTS[split])[-1]
+    empty, subject = slice(0, 0), list(human36m.SUBJECTS[split])[-1]
     chosen = {
         (subject, "Directions", "1", "54138969"): slice(0, 3),
         (subject, "Sitting", "0", "60457274"): slice(3, 5),
-        (next(iter(h36m.SUBJECTS[split])), "Directions", "0", "55011271"): slice(5, len(poses)),
+        (next(iter(human36m.SUBJECTS[split])), "Directions", "0", "55011271"): slice(
+            5, len(poses)
+        ),
     }
-    return {tuple(video): chosen.get(tuple(video), empty) for video in h36m.sequences(split)}
+    return {tuple(video): chosen.get(tuple(video), empty) for video in human36m.sequences(split)}
 
 
 def write_pickle(folder, split, poses, *, with_3d=True, protocol=4, changes=()):
@@ -126,7 +128,7 @@ def write_metadata(folder, *, numbers=300):
     text = " ".join(f"{value:.17g}" for value in values[:numbers])
     (folder / "metadata.xml").write_text(f"<db><w0>[{text}]</w0><mapping/></db>")
     found = {}
-    for c, camera in enumerate(h36m.CAMERAS):
+    for c, camera in enumerate(human36m.CAMERAS):
         for subject in range(1, 12):
             start = 6 * (c * 11 + subject - 1)
             (a, b, g), position = values[start : start + 3], values[start + 3 : start + 6]
@@ -161,11 +163,11 @@ def write_videopose(folder, poses, *, detector="cpn_ft_h36m_dbb", scale=1e-3):
 def write_recordings(folder, poses, *, detector="cpn_ft_h36m_dbb"):
     """VideoPose3D's files, everybody in two actions: camera 3 sees `poses` in each."""
     cameras, three, two = write_metadata(folder), {}, {}
-    for subject in (*h36m.SUBJECTS["train"], *h36m.SUBJECTS["test"]):
+    for subject in (*human36m.SUBJECTS["train"], *human36m.SUBJECTS["test"]):
         rotation, position = cameras[subject, "58860488"]
         world = at_full_rate(poses) @ rotation + position
         seen_by = [(world - where) @ turn.T for turn, where in
-                   (cameras[subject, camera] for camera in h36m.CAMERAS)]  # fmt: skip
+                   (cameras[subject, camera] for camera in human36m.CAMERAS)]  # fmt: skip
         points = [joints[..., :2].astype(np.float32) for joints in seen_by]
         positions = (mocap(world) / 1000).astype(np.float32)
         three[subject] = dict.fromkeys(("Directions 1", "Sitting"), positions)

@@ -17,14 +17,14 @@ import numpy as np
 import smpl_world
 import torch
 
-from humr import execution
-from humr.checkpoints import save_model
 from humr.config import to_dict
-from humr.heatmap_files import sample_path, write_file
-from humr.licensed import SETS, TEST
-from humr.mesh import Humr
-from humr.paths import DATA, ROOT
-from humr.profiles import profile
+from humr.experiments.profiles import profile
+from humr.files import DATA, ROOT
+from humr.launch import execution
+from humr.licensed.datasets import SETS, TEST
+from humr.licensed.people import sample_path, write_file
+from humr.model import Humr
+from humr.storage import save_model
 
 COUNT = 2  # people in every data set of HuMR
 SITE = f"""
@@ -32,12 +32,13 @@ import functools
 import sys
 
 if sys.argv[0] != "-c":
-    from humr import bodies, official_measures, paper_runs
+    from humr.bodies import body
+    from humr.licensed import evaluation, inventory, training
     sizes = {{"vertices": {smpl_world.V}, "smplx_vertices": {smpl_world.X}}}
-    bodies._SMPLX_VERTICES, bodies._SMPLX_FACE = {smpl_world.X}, {smpl_world.FACE}
-    small = functools.partial(official_measures.load_yardstick, **sizes, face={smpl_world.FACE})
-    paper_runs.load_yardstick = official_measures.load_yardstick = small
-    paper_runs.inventory.inspect = lambda *args, **options: []
+    body._SMPLX_VERTICES, body._SMPLX_FACE = {smpl_world.X}, {smpl_world.FACE}
+    small = functools.partial(evaluation.load_yardstick, **sizes, face={smpl_world.FACE})
+    training.load_yardstick = evaluation.load_yardstick = small
+    inventory.inspect = lambda *args, **options: []
 """
 
 
@@ -93,7 +94,7 @@ def execute(folder, number):
     """Run a notebook in the house, which must succeed; returns its cells."""
     output = folder / "out" / f"{number}.ipynb"
     command = ("run", number, "--profile", "paper-smoke", "--output", output)
-    done = run(folder, "humr.execution", *command)
+    done = run(folder, "humr.launch.execution", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(output.read_text(encoding="utf-8"))["cells"]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from humr.bodies import body_path
-from humr.datasets import Batch
+from humr.batches import Batch, to_crop
+from humr.bodies.body import body_path
+from humr.geometry import matrix_to_sixd, sixd_to_matrix
 from humr.losses import BANDWIDTHS, MASK_TOLERANCE
-from humr.mesh import DIM, JOINTS, Humr, to_crop
-from humr.rotations import matrix_to_sixd, sixd_to_matrix
+from humr.model import DIM, JOINTS, Humr
 from humr.skeletons import ARTICULATED, COMMON14
 
 HIPS = list(COMMON14.indices(["left_hip", "right_hip"]))

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from humr.annotations import Annotations
-from humr.cameras import box_info
-from humr.crops import to_crop
-from humr.datasets import Batch
+from humr.batches import Batch
+from humr.geometry import box_info
+from humr.licensed.images import to_crop
+from humr.licensed.people import Annotations
 from humr.skeletons import SMPLX55
 
 V, X = 30, 50  # vertices of SMPL and of SMPL-X

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from humr import config
-from humr.profiles import PROFILES, Profile
+from humr.experiments.profiles import PROFILES, Profile
 
 
 def test_every_profile_survives_json():

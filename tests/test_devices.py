@@ -3,9 +3,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from humr import notebooks, ranks
+from humr import devices
 from humr.config import Training
 from humr.devices import constant, moved, pick_device, unrounded
+from humr.launch import notebooks
 
 
 @pytest.mark.parametrize(
@@ -17,9 +18,9 @@ def test_one_choice_for_training_evaluation_and_records(monkeypatch, chosen, the
     monkeypatch.setenv("HUMR_THREADS", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert pick_device() == torch.device(expected)
-    kept, plain = {}, ranks.Fabric(accelerator="cpu")
-    monkeypatch.setattr(ranks, "Fabric", lambda **options: kept.update(options) or plain)
-    ranks.make_fabric(Training())
+    kept, plain = {}, devices.Fabric(accelerator="cpu")
+    monkeypatch.setattr(devices, "Fabric", lambda **options: kept.update(options) or plain)
+    devices.make_fabric(Training())
     assert kept["accelerator"] == expected
     assert notebooks.start("06_metrics", "smoke", 0).device == torch.device(expected)
 

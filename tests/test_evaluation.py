@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from humr import evaluation
-from humr.bodies import Body, load_body
+from humr.bodies.body import Body, load_body
 
 COLUMNS = {
     "image", "template", "truncated", "hidden", "paper_hidden",

@@ -5,11 +5,11 @@ import pytest
 import torch
 from FrEIA.framework import SequenceINN
 from FrEIA.modules import GLOWCouplingBlock, PermuteRandom
-from test_flow_interface import COUPLED, batch, build
 from torch import nn
 
 from humr import flows
 from humr.flows import ConditionalFlow
+from tests.test_flows_interface import COUPLED, batch, build
 
 
 def test_additive_coupling_has_constant_volume_and_affine_has_not(generator):

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree, procrustes
 from scipy.spatial.transform import Rotation
 
 from humr import metrics
-from humr.rotations import similarity_align
+from humr.bodies import surface
+from humr.geometry import similarity_align
 
 
 def randn(*shape, generator, scale=1.0):
@@ -132,7 +133,7 @@ def test_weighted_pve_of_a_cube_face():
     """A square of two triangles and a triangle four times as large, sharing an edge's vertex."""
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, -4, 0]])
     faces = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 4, 1]])
-    area = metrics.vertex_areas(vertices, faces)
+    area = surface.vertex_areas(vertices, faces)
     expected = torch.tensor([0.5 + 0.5 + 2, 0.5 + 2, 0.5 + 0.5, 0.5, 2]) / 3
     torch.testing.assert_close(area, expected)
     assert area.sum().item() == pytest.approx(3)

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from humr import losses
+from humr.batches import Given, to_crop
 from humr.config import Supervision, Weights
-from humr.datasets import Given
-from humr.mesh import to_crop
 from humr.objective import HumrObjective, followed
 
 EVERY = Weights(random_keypoints=1e-3)

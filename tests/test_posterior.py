@@ -6,8 +6,9 @@ import trimesh
 from matplotlib import pyplot as plt
 from skimage import data
 
-from humr import figures, posterior
-from humr.detectors import Detector, PersonNotFoundError
+from humr import posterior
+from humr.detector import Detector, PersonNotFoundError
+from humr.figures import posteriors
 from humr.skeletons import ARTICULATED, COCO17
 
 
@@ -59,7 +60,7 @@ def test_written_files_can_be_read_by_others(astronaut, body, tmp_path):
 
 
 def test_panel_draws(astronaut, body, tmp_path):
-    panel = figures.photo_panel(astronaut, body)
+    panel = posteriors.photo_panel(astronaut, body)
     panel.savefig(tmp_path / "panel.png", dpi=40)
     assert len(panel.axes) >= 12
     plt.close(panel)

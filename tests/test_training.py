@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
-from humr import checkpoints, ledger, training
+from humr import devices, storage, training
 from humr.config import Training
 
 
@@ -61,7 +61,7 @@ CONFIG = Training(steps=60, batch=32, rate=0.1, decay=0.0, validate_every=20, cl
 
 def run(directory, config=CONFIG, line=None, check=validate, device="cpu"):
     line = line or Line()
-    fabric = training.make_fabric(config, device=device)
+    fabric = devices.make_fabric(config, device=device)
     return training.fit(
         line, draw, check, config, directory, fabric=fabric, about={"name": "line"}
     ), line
@@ -102,7 +102,7 @@ def test_learns_and_leaves_the_best_weights(tmp_path):
     progress, _ = run(tmp_path, replace(CONFIG, steps=200))
     assert progress.best < 0.1
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 10
-    model, about = checkpoints.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
+    model, about = storage.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
     assert validate(model)["score"] == pytest.approx(progress.best, abs=1e-6)
     assert about["name"] == "line"
     assert about["step"] == progress.best_step
@@ -114,8 +114,8 @@ def test_the_last_weights_are_kept_beside_the_best(tmp_path):
     scores = iter([1.0, 2.0, 3.0])
     progress, line = run(tmp_path, config, check=lambda _: {"score": next(scores)})
     assert [row["step"] for row in rows(tmp_path)] == [20, 40, 50]
-    best, about_best = checkpoints.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
-    last, about_last = checkpoints.load_model(tmp_path / "last", lambda _: nn.Linear(1, 1))
+    best, about_best = storage.load_model(tmp_path / "best", lambda _: nn.Linear(1, 1))
+    last, about_last = storage.load_model(tmp_path / "last", lambda _: nn.Linear(1, 1))
     assert (about_best["step"], about_best["metrics"]) == (20, {"score": 1.0})
     assert (about_last["step"], about_last["metrics"]) == (50, {"score": 3.0})
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -148,7 +148,7 @@ def test_terms_and_metrics_of_one_name_do_not_meet(tmp_path):
 
 def test_means_are_of_all_steps_whenever_they_are_read(monkeypatch, tmp_path):
     run(tmp_path / "often")
-    monkeypatch.setattr(ledger, "READ_EVERY", 7)
+    monkeypatch.setattr(training, "READ_EVERY", 7)
     run(tmp_path / "seven")
     often, seven = rows(tmp_path / "often"), rows(tmp_path / "seven")
     for row in (*often, *seven):
@@ -253,7 +253,7 @@ def test_a_bad_value_is_found_within_a_few_steps_and_the_first_is_named(tmp_path
     line = Later()
     with pytest.raises(FloatingPointError, match=r"step 63: \['square'\] not finite"):
         run(tmp_path, replace(CONFIG, steps=100, validate_every=60), line)
-    assert line.steps < 64 + ledger.READ_EVERY
+    assert line.steps < 64 + training.READ_EVERY
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["progress"]["step"] == 60
     assert state["model"]["weight"].isfinite().all()
@@ -353,7 +353,7 @@ class Duel(nn.Module):
 def fit_duel(directory, config, check=validate):
     torch.manual_seed(0)
     duel = Duel()
-    fabric = training.make_fabric(config, device="cpu")
+    fabric = devices.make_fabric(config, device="cpu")
     training.fit(duel, draw, check, config, directory, fabric=fabric, about={})
     return duel
 
@@ -384,7 +384,7 @@ def test_the_size_that_fits_is_that_of_every_turn(tmp_path, monkeypatch):
 
 
 def test_several_processes_look_for_no_size_that_fits(monkeypatch):
-    hungry, fabric = Hungry(), training.make_fabric(CONFIG, device="cpu")
+    hungry, fabric = Hungry(), devices.make_fabric(CONFIG, device="cpu")
     engine = training._Engine(hungry, CONFIG, fabric)
     monkeypatch.setattr(type(fabric), "world_size", 2)
     with pytest.raises(torch.OutOfMemoryError):
@@ -393,7 +393,7 @@ def test_several_processes_look_for_no_size_that_fits(monkeypatch):
 
 def test_a_turn_moves_its_own_player_only():
     duel = Duel(updates=1)
-    engine = training._Engine(duel, CONFIG, training.make_fabric(CONFIG, device="cpu"))
+    engine = training._Engine(duel, CONFIG, devices.make_fabric(CONFIG, device="cpu"))
     for name, moving, still in (
         ("critic", duel.critic, duel.model),
         ("model", duel.model, duel.critic),
@@ -408,7 +408,7 @@ def test_a_turn_moves_its_own_player_only():
 def test_single_gradients_are_clipped_where_the_player_says(tmp_path):
     duel = Duel(updates=1)
     config = replace(CONFIG, clip=None, clip_value=1e-3)
-    engine = training._Engine(duel, config, training.make_fabric(config, device="cpu"))
+    engine = training._Engine(duel, config, devices.make_fabric(config, device="cpu"))
     training._update(engine, draw, "critic")  # has nothing to clip
     training._update(engine, draw, "model")
     assert duel.model.weight.grad.abs().item() == pytest.approx(1e-3)
@@ -426,20 +426,20 @@ def test_several_players_resume_as_if_never_stopped(tmp_path):
 
 
 def test_switches_are_on_while_training_and_named(tmp_path, monkeypatch):
-    from humr import acceleration
+    from humr import devices
 
     seen = []
 
     class Watching(Line):
         def forward(self, batch, *, generator):
-            seen.append(acceleration._ONEDNN.fp32_precision)
+            seen.append(devices._ONEDNN.fp32_precision)
             return super().forward(batch, generator=generator)
 
-    monkeypatch.setattr(acceleration, "other_products_pay", lambda: True)
-    before = acceleration._ONEDNN.fp32_precision
+    monkeypatch.setattr(devices, "other_products_pay", lambda: True)
+    before = devices._ONEDNN.fp32_precision
     run(tmp_path, replace(CONFIG, steps=2, fast=("products",)), line=Watching())
     assert set(seen) == {"bf16"} != {before}
-    assert acceleration._ONEDNN.fp32_precision == before
+    assert devices._ONEDNN.fp32_precision == before
     assert json.loads((tmp_path / "last.json").read_text())["fast"] == ["products"]
     with pytest.raises(ValueError, match="no switch warp"):
         run(tmp_path / "other", replace(CONFIG, fast=("warp",)))

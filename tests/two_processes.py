@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from humr import ranks, training
+from humr import devices, training
 from humr.config import Training
 
 CONFIG = Training(steps=12, batch=8, rate=0.05, decay=0.0, validate_every=4, average=0.5)
@@ -61,7 +61,7 @@ def fit(folder, fabric, line, source=draw):
 
 def main(folder):
     torch.set_num_threads(1)
-    fabric = ranks.make_fabric(CONFIG, device="cpu", devices=2)
+    fabric = devices.make_fabric(CONFIG, device="cpu", devices=2)
     line = fit(folder / "plain", fabric, Line())
     torch.save(line.state_dict(), folder / f"plain-{fabric.global_rank}.pt")
     straight = fit(folder / "straight", fabric, Line(0.5))

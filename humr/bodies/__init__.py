@@ -1,0 +1,1 @@
+"""Body models, and how they are seen."""

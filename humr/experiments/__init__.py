@@ -1,0 +1,1 @@
+"""Profiles, ablations, runs, statistics, tables."""

@@ -1,0 +1,549 @@
+"""The lifting systems, on the open world and on licensed data: train, validate, evaluate."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from humr import evaluation, training
+from humr.batches import Batch
+from humr.bodies.body import Body, load_body
+from humr.config import Model, Run, World, from_dict, to_dict
+from humr.devices import Fabric
+from humr.evaluation import energy_of
+from humr.evaluation import evaluate as measured
+from humr.geometry import matrix_to_sixd
+from humr.licensed import features, human36m, lifting
+from humr.licensed import training as licensed_training
+from humr.licensed.datasets import (
+    DATASETS,
+    FIRST,
+    OCCLUDED,
+    TEST,
+    Human36m,
+    LiftingPaperRun,
+    PaperRun,
+    ProposePaperRun,
+)
+from humr.licensed.evaluation import with_diagonal
+from humr.licensed.human36m import CELLS, LicensedLifting
+from humr.lifting import world
+from humr.lifting.config import (
+    GROUPS,
+    LiftingModel,
+    LiftingRule,
+    LiftingRun,
+    LiftingWeights,
+    LiftingWorld,
+    ProposeModel,
+    ProposeRun,
+)
+from humr.lifting.data import LiftingBatch
+from humr.lifting.evaluation import Inputs, Lifter
+from humr.lifting.evaluation import evaluate as evaluation_evaluate
+from humr.lifting.flow import Critic, LiftingFlow, LiftingObjective
+from humr.lifting.propose import Propose, ProposeObjective
+from humr.lifting.world import LiftingRecords
+from humr.metrics import energy_score, mpjpe
+from humr.model import Humr
+from humr.objective import HumrObjective
+from humr.storage import Store
+from humr.training import Progress
+from humr.world import generate
+from humr.world.records import Pool, Records
+
+# Images for lifting, of the open world or of licensed data sets: one way to ask for either.
+
+
+AnyWorld = LiftingWorld | Human36m
+Images = LiftingRecords | LicensedLifting
+
+
+def lifting_store(config: AnyWorld) -> Store[LiftingRecords] | Store[LicensedLifting]:
+    """Return the splits of a world."""
+    if isinstance(config, Human36m):
+        return lifting.store(config)
+    return world.store(config)
+
+
+def evaluated_on(config: AnyWorld) -> str:
+    """Name the images that rows depend on."""
+    if isinstance(config, Human36m):
+        return lifting.evaluated_on(config)
+    return lifting_store(config).directory.name
+
+
+def records(config: AnyWorld, split: str) -> Images:
+    """Read a split; the open world's is made if need be."""
+    images = lifting_store(config)
+    images.generate(splits=[split])
+    return images.load(split)
+
+
+def ambiguous(config: AnyWorld) -> Images:
+    """Read the ambiguous test images; there are none where only 2D poses are known."""
+    images = records(config, config.hard)
+    return images[images.ambiguous]
+
+
+def true_points(config: AnyWorld, split: str) -> Images:
+    """Read a split with the true 2D poses in place of the detector's; Gaussians stay."""
+    images = records(config, split)
+    if isinstance(images, LiftingRecords):
+        return replace(images, keypoints=images.true_keypoints)
+    if isinstance(config, Human36m) and (split in GROUPS or config.poses == "gt"):
+        return images  # they have no others
+    raise ValueError(
+        f"the true 2D poses of {split!r} are not in the files that it is read from; expected one "
+        f"of {', '.join(GROUPS)}, or poses='gt'"
+    )
+
+
+# ----------------------------------------------------------------------- what is seen
+
+
+def actions(config: AnyWorld) -> tuple[str, ...]:
+    """Names of the actions of training and test."""
+    return human36m.ACTIONS if isinstance(config, Human36m) else world.ACTIONS
+
+
+def people(config: AnyWorld, split: str) -> set[tuple[object, ...]]:
+    """Who is seen in a split: body shapes of the open world, or data set and number."""
+    if isinstance(config, LiftingWorld):
+        shapes = world.scenery(config, split).setting.subjects
+        assert shapes is not None
+        return {tuple(shape) for shape in shapes.tolist()}
+    name = "MPI-INF-3DHP" if split in GROUPS else config.label
+    return {(name, number) for number in records(config, split).subject.tolist()}
+
+
+def widths(images: Images) -> Float[Tensor, "images 16"]:
+    """Standard deviation along the larger axis of every Gaussian (MPII16), the paper's pixels."""
+    gaussians = images.gaussians()
+    if isinstance(images, LiftingRecords):
+        gaussians = gaussians.derived()
+    return gaussians.sigma[..., 1]
+
+
+def facts(images: Images) -> dict[str, int | float]:
+    """What a table says of some images; NaN where only the open world knows.
+
+    Errors of 2D joints count cells of the heatmap.
+    """
+    seen: dict[str, int | float] = {
+        "images": len(images),
+        "ambiguous (%)": round(100 * images.ambiguous.float().mean().item()),
+    }
+    error, focal = nan, nan
+    if isinstance(images, LiftingRecords):
+        cells = images.window[:, 2, None] / CELLS
+        off = torch.linalg.vector_norm(images.keypoints - images.true_keypoints, dim=-1) / cells
+        error = round(off.median().item(), 2)
+        focal = round((images.focal / images.image_size.amax(1)).mean().item(), 2)
+    return seen | {"2D error, median (cells)": error, "focal / image side": focal}
+
+
+EVALUATING_LIFTING = tuple(f"humr/lifting/{n}.py" for n in ("evaluation", "flow", "propose"))
+TRAINING = ("train", "validation")
+SUMMED = ("mpjpe", "pa_mpjpe", "pck", "auc", "cps", "energy", "joint_energy", "cover", "ambiguous")
+
+
+def fit_flow(
+    run: LiftingRun, name: str, fabric: training.Fabric, directory: Path
+) -> training.Progress:
+    """Train the lifting flow in a folder, or go on there."""
+    torch.manual_seed(run.training.seed)
+    model = LiftingFlow(run.model, noisy=run.weights.nll > 0)
+    if run.model.normalise:
+        model.flow.standardize(_batch(run.world, "train", inputs(run)).pose.flatten(1))
+    sizes = {"hidden": run.model.critic, "bones_hidden": run.model.critic_bones}
+    critic = Critic(**sizes) if run.weights.adversarial > 0 else None
+    objective = LiftingObjective(model, run.weights, run.rule, critic=critic)
+    about = {"system": _system("lifting", run), "name": name, "run": to_dict(run)}
+    return _fit(objective, run, inputs(run), fabric, directory, about)
+
+
+def fit_propose(
+    run: ProposeRun, name: str, fabric: training.Fabric, directory: Path
+) -> training.Progress:
+    """Train ProPose in a folder, or go on there."""
+    torch.manual_seed(run.training.seed)
+    objective = ProposeObjective(Propose(run.model), run.weights, run.rule)
+    about = {"system": _system("propose", run), "name": name, "run": to_dict(run)}
+    return _fit(objective, run, Inputs(), fabric, directory, about)
+
+
+def _fit(
+    objective: nn.Module,
+    run: LiftingRun | ProposeRun,
+    seen: Inputs,
+    fabric: training.Fabric,
+    directory: Path,
+    about: dict[str, Any],
+) -> training.Progress:
+    pool, held_out = (_batch(run.world, split, seen) for split in TRAINING)
+    pool = pool.to(fabric.device)
+
+    def draw(generator: torch.Generator) -> LiftingBatch:
+        return pool.draw(run.training.batch, generator=generator, mirror=run.rule.mirror)
+
+    return training.fit(
+        objective,
+        draw,
+        LiftingValidation(held_out),
+        run.training,
+        directory,
+        fabric=fabric,
+        about={**about, **_origin(run.world)},
+    )
+
+
+def _system(name: str, run: LiftingRun | ProposeRun) -> str:
+    return f"{name}_paper" if isinstance(run.world, Human36m) else name
+
+
+def _origin(config: AnyWorld) -> dict[str, Any]:
+    """What a checkpoint says of its data."""
+    about: dict[str, Any] = {"recipe": lifting_store(config).recipe}
+    if isinstance(config, Human36m):
+        about["files"] = lifting.digests(config, TRAINING)
+    return about
+
+
+def inputs(run: LiftingRun) -> Inputs:
+    """How a run reads the heatmaps."""
+    return Inputs(gaussians=run.rule.gaussians, doubled=run.rule.doubled)
+
+
+@lru_cache(maxsize=4)
+def _batch(config: AnyWorld, split: str, seen: Inputs) -> LiftingBatch:
+    """Make a whole split as systems see it; kept, since many runs of a study share one."""
+    found = records(config, split)
+    return found.batch(gaussians=seen.gaussians, doubled=seen.doubled)
+
+
+class LiftingValidation:
+    """Energy score (the score that decides) and errors of mode and best, on fixed noise."""
+
+    def __init__(self, data: LiftingBatch, *, hypotheses: int = 25) -> None:
+        self.data, self.hypotheses = data, hypotheses
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the metrics in millimetres."""
+        assert isinstance(model, LiftingFlow | Propose)
+        data = self.data.to(next(model.parameters()).device)
+        generator = torch.Generator().manual_seed(1)
+        drawn = model.sample(data, self.hypotheses, generator=generator)
+        errors = mpjpe(drawn, data.target[:, None])
+        return {
+            "score": 1e3 * energy_score(drawn, data.target).mean().item(),
+            "mpjpe_mode": 1e3 * mpjpe(model.mode(data), data.target).mean().item(),
+            "mpjpe_best": 1e3 * errors.amin(1).mean().item(),
+        }
+
+
+def build_flow(about: dict[str, Any]) -> LiftingFlow:
+    """Build the lifting flow that a checkpoint's description asks for."""
+    weights = from_dict(LiftingWeights, about["run"]["weights"])
+    return LiftingFlow(from_dict(LiftingModel, about["run"]["model"]), noisy=weights.nll > 0)
+
+
+def build_propose(about: dict[str, Any]) -> Propose:
+    """Build ProPose as a checkpoint's description asks for it."""
+    return Propose(from_dict(ProposeModel, about["run"]["model"]))
+
+
+def evaluate_lifting(
+    model: Lifter,
+    about: dict[str, Any],
+    config: AnyWorld,
+    split: str,
+    *,
+    hypotheses: int,
+    seed: int,
+    clusters: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Measure a model on a split: one row per image."""
+    seen = Inputs()
+    if about["system"].startswith("lifting"):
+        rule = from_dict(LiftingRule, about["run"]["rule"])
+        seen = Inputs(gaussians=rule.gaussians, doubled=rule.doubled)
+    return evaluation_evaluate(
+        model,
+        records(config, split),
+        hypotheses=hypotheses,
+        seed=seed,
+        inputs=seen,
+        clusters=clusters,
+        group=split,
+    )
+
+
+def summary(rows: pd.DataFrame) -> dict[str, float]:
+    """Means over images of what is measured once per image, not per joint."""
+    kept = [name for name in rows if str(name).startswith(SUMMED)]
+    return {str(name): round(float(v), 4) for name, v in rows[kept].mean().dropna().items()}
+
+
+# HuMR on the open world: train a configured run, validate, build from a checkpoint, evaluate.
+
+
+# What rows depend on, with all that these import.
+EVALUATING_MESH = ("humr/evaluation.py", "humr/model.py", "humr/world/records.py")
+
+
+def check(run: Run) -> None:
+    """Refuse what cannot be trained on the open world."""
+    if run.model.features != generate.FEATURES:
+        raise ValueError(
+            f"the open world has {generate.FEATURES} features per image; this configuration "
+            f"expects {run.model.features}. Usual cause: sizes of the paper's backbone, which "
+            "belong to a run on licensed data (paper_config.PaperRun)"
+        )
+    drawn, poses = round(run.training.labelled_share * run.training.batch), run.supervision.poses
+    labelled = run.world.labelled if poses is None else poses
+    if drawn > labelled:
+        raise ValueError(
+            f"every batch needs {drawn} different images with 3D labels, and there are "
+            f"{labelled}; take a smaller batch or labelled_share"
+        )
+
+
+def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> training.Progress:
+    """Train HuMR in a folder, or go on there."""
+    if fabric.is_global_zero:
+        generate.generate(run.world)
+    fabric.barrier()
+    torch.manual_seed(run.training.seed)
+    rule, config = run.supervision, run.training
+    pool = _pool(run.world).showing(poses=rule.poses, points=rule.points)
+    model = Humr(run.model)
+    model.fit_statistics(pool.records.features, pool.labelled())
+    body = load_body("small").to(fabric.device)
+    pool = pool.to(fabric.device)
+    objective = HumrObjective(model, body, run.weights, rule, config.hypotheses)
+
+    def draw(generator: torch.Generator) -> Batch:
+        return pool.draw(
+            config.batch,
+            samples=max(rule.heatmap_samples, model.heatmap_samples),
+            generator=generator,
+            labelled=config.labelled_share,
+            gaussian=rule.heatmaps == "gaussian",
+        )
+
+    return training.fit(
+        objective,
+        draw,
+        MeshValidation(
+            generate.load(run.world, "validation"), body, samples=model.heatmap_samples
+        ),
+        config,
+        directory,
+        fabric=fabric,
+        about={"system": "humr", "name": name, "run": to_dict(run), "recipe": generate.RECIPE},
+    )
+
+
+@lru_cache(maxsize=1)
+def _pool(config: World) -> Pool:
+    """Load the training images of a world; kept, since many runs of a study share one."""
+    return Pool.of({s: generate.load(config, s) for s in ("labelled", "points", "unlabelled")})
+
+
+class MeshValidation:
+    """Energy score (the score that decides), error of the mode, likelihood, on fixed noise."""
+
+    def __init__(
+        self, records: Records, body: Body, *, hypotheses: int = 16, samples: int = 0
+    ) -> None:
+        self.body, self.hypotheses = body, hypotheses
+        generator = torch.Generator().manual_seed(0)
+        self.parts = [
+            records[slice(i, i + 100)].batch(samples=max(samples, 1), generator=generator)
+            for i in range(0, len(records), 100)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the metrics in mm (likelihood in nats per dimension)."""
+        assert isinstance(model, Humr)
+        generator = torch.Generator().manual_seed(1)
+        device = model.flow.mean.device
+        scores, errors, likelihoods = [], [], []
+        for part in self.parts:
+            batch = part.to(device)
+            drawn = model.sample(batch, self.hypotheses, generator=generator)
+            score, error = energy_of(drawn, batch, self.body)
+            sixd = matrix_to_sixd(batch.rotations)[:, None]
+            likelihoods.append(-model.log_prob(batch, sixd)[:, 0] / model.flow.dim)
+            scores.append(score)
+            errors.append(error)
+        return {
+            "score": 1e3 * torch.cat(scores).mean().item(),
+            "mpjpe_mode": 1e3 * torch.cat(errors).mean().item(),
+            "nll": torch.cat(likelihoods).mean().item(),
+        }
+
+
+def build(about: dict[str, Any]) -> Humr:
+    """Build the network that a checkpoint's description asks for."""
+    if about.get("system") != "humr":
+        raise ValueError(f"expected a checkpoint of system 'humr'; got {about.get('system')!r}")
+    return Humr(from_dict(Model, about["run"]["model"]))
+
+
+def evaluate_mesh(
+    model: Humr,
+    about: dict[str, Any],
+    config: World,
+    split: str,
+    *,
+    hypotheses: int,
+    seed: int,
+    default_focal: bool = False,
+) -> pd.DataFrame:
+    """Measure a model on a split: one row per image."""
+    del about
+    generate.generate(config, splits=[split])
+    records = generate.load(config, split)
+    return measured(
+        model,
+        load_body("small"),
+        records,
+        hypotheses=hypotheses,
+        seed=seed,
+        default_focal=default_focal,
+    )
+
+
+AnyRun = Run | LiftingRun | ProposeRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What is particular to one system."""
+
+    name: str  # of its folders and in its checkpoints
+    store: Callable[[Any], Store[Any]]  # data of a world's configuration
+    recipe: int  # of that data
+    fit: Callable[[Any, str, Fabric, Path], Progress]  # run, name, engine, folder
+    build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
+    evaluate: Callable[..., pd.DataFrame]
+    summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
+    code: Sequence[str]  # files that rows depend on, with all that they import
+    check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
+    # Names what rows depend on, of a world's configuration; None: the folder of its data.
+    evaluated_on: Callable[[Any], str] | None = None
+
+
+_LIFTING: dict[str, Any] = {
+    "store": lifting_store,
+    "evaluate": evaluate_lifting,
+    "summary": summary,
+    "code": EVALUATING_LIFTING,
+    "evaluated_on": evaluated_on,
+}
+_FLOW = _LIFTING | {"fit": fit_flow, "build": build_flow}
+_PROPOSE = _LIFTING | {"fit": fit_propose, "build": build_propose}
+_OPEN: dict[str, Any] = {"recipe": world.RECIPE}
+_PAPER: dict[str, Any] = {"recipe": lifting.RECIPE, "check": lifting.check}
+SYSTEMS: dict[type, System] = {
+    Run: System(
+        name="humr",
+        store=generate.store,
+        recipe=generate.RECIPE,
+        fit=fit,
+        build=build,
+        evaluate=evaluate_mesh,
+        summary=evaluation.summary,
+        code=EVALUATING_MESH,
+        check=check,
+    ),
+    PaperRun: System(
+        name="paper",
+        store=licensed_training.store,
+        recipe=features.RECIPE,
+        fit=licensed_training.fit,
+        build=licensed_training.build,
+        evaluate=licensed_training.evaluate,
+        summary=licensed_training.summary,
+        code=licensed_training.EVALUATING,
+        check=licensed_training.check,
+        evaluated_on=licensed_training.evaluated_on,
+    ),
+    LiftingRun: System(name="lifting", **_OPEN, **_FLOW),
+    LiftingPaperRun: System(name="lifting_paper", **_PAPER, **_FLOW),
+    ProposeRun: System(name="propose", **_OPEN, **_PROPOSE),
+    ProposePaperRun: System(name="propose_paper", **_PAPER, **_PROPOSE),
+}
+
+
+def store(run: AnyRun) -> Store[Any]:
+    """Data that a run is trained and tested on."""
+    return SYSTEMS[type(run)].store(run.world)
+
+
+def data_name(run: AnyRun) -> str:
+    """Name the data that a run's rows depend on."""
+    return data_folder(SYSTEMS[type(run)], run.world)
+
+
+def data_folder(system: System, config: Any) -> str:  # noqa: ANN401
+    """Name the data that rows on a world's configuration depend on."""
+    if system.evaluated_on is None:
+        return system.store(config).directory.name
+    return system.evaluated_on(config)
+
+
+# People of a profile's test set as its networks see them, whatever world they are of.
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Some people, and which rows of results are theirs."""
+
+    image: list[int]  # as in `studies.rows`
+    batch: Batch
+
+
+def some(run: Run, count: int, *, dataset: str, generator: torch.Generator) -> Tested:
+    """Return at most `count` people: the first of the open world, or evenly spread licensed ones.
+
+    Args:
+        run: of the profile.
+        count: of people.
+        dataset: licensed ones are of this test set, as in `sets.only`. Their focal length is the
+            photograph's diagonal (`mesh_variants`).
+        generator: for the draws of heatmap samples.
+    """
+    if isinstance(run, PaperRun):
+        return _licensed(run, count, dataset)
+    generate.generate(run.world, splits=["test"])
+    records = generate.load(run.world, "test")[slice(0, count)]
+    samples = max(1, run.model.heatmap_samples)
+    return Tested(list(range(len(records))), records.batch(samples=samples, generator=generator))
+
+
+def _licensed(run: PaperRun, count: int, dataset: str) -> Tested:
+    known = {DATASETS[name]: name for name in run.world.test if name != OCCLUDED}
+    if dataset not in known:
+        raise ValueError(f"dataset must be one of {', '.join(known)}; got {dataset!r}")
+    name = known[dataset]
+    count = min(count, run.world.tested or count)
+    image, parts = [], []
+    reads = run.model.heatmap_samples > 0
+    for batch, people in features.batches(name, licensed_training.ROOT, count, samples=reads):
+        image += (people.row + FIRST * TEST.index(name)).tolist()
+        parts.append(with_diagonal(batch))
+    names = [f.name for f in fields(Batch) if f.name != "given"]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return Tested(image, replace(parts[0], **joined))

@@ -1,0 +1,453 @@
+"""Pictures of the open world for the paper's figures: which ones (by rule), and what models say.
+
+A `Gallery` is small: which image and joint each figure shows and why, and where the hypotheses of
+several models project that joint. Laptops read the committed one; the smoke profile makes its own
+from models trained on the spot. Images are rendered again when they are looked at. Maintainers
+make the committed one after training, with ``python -m humr.figures.gallery laptop``.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from humr import evaluation, metrics
+from humr.batches import OBJECT_OCCLUDED, OUTSIDE, SELF_OCCLUDED, VISIBLE, to_crop, unpack_mask
+from humr.bodies.body import Body, load_body
+from humr.config import World, from_dict, to_dict
+from humr.detector import Detection
+from humr.devices import pick_device
+from humr.evaluation import PIXELS
+from humr.experiments import runs, studies
+from humr.experiments.profiles import profile
+from humr.files import DATA, digest, in_place_of
+from humr.geometry import Crop, matrix_to_sixd
+from humr.heatmaps import GRID, density_level
+from humr.losses import inside_mask
+from humr.model import Humr, People
+from humr.posterior import Posterior, observation_batch
+from humr.skeletons import ARTICULATED, COCO17
+from humr.world import generate
+from humr.world.records import Records
+from humr.world.scenes import Scenes
+
+# Images of the open world, looked at again: as photographs, with the truth and a posterior.
+
+
+GREY = 245  # of what was not rendered
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image of the open world as a photograph, with the truth and a model's posterior."""
+
+    image: int  # number in its split
+    posterior: Posterior
+    joint: int  # COCO index of what the figure is about
+    people: People  # the truth (no leading axes)
+    truth: Float[Tensor, "17 2"]  # keypoints, pixels of the photograph
+    visibility: Int[Tensor, " 17"]
+    window: Crop  # what was rendered
+    silhouette: Bool[Tensor, "size size"]  # of person and objects in the window
+    projections: dict[str, Float[Tensor, "hypotheses 2"]] = field(default_factory=dict)
+    """Where other models project the joint, pixels of the photograph."""
+
+    @property
+    def name(self) -> str:
+        """Name of the joint, for titles."""
+        return COCO17.names[self.joint].replace("_", " ")
+
+    @property
+    def target(self) -> Float[Tensor, "1 2"]:
+        """Where the joint is, in pixels of the photograph."""
+        return self.truth[[self.joint]]
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the joint cannot be seen."""
+        return int(self.visibility[self.joint]) != VISIBLE
+
+    def to_image(self, points: Float[Tensor, "points 2"]) -> Float[Tensor, "points 2"]:
+        """Map coordinates in the box to pixels of the photograph."""
+        return self.posterior.batch.crop.to_image(points[None])[0]
+
+    def possible(self, points_image: Float[Tensor, "points 2"]) -> Bool[Tensor, " points"]:
+        """Tell where a hidden joint may be: on the person, behind an object, off the picture."""
+        size = self.posterior.batch.image_size[0]
+        in_photo = ((points_image >= 0) & (points_image < size)).all(-1)
+        on = inside_mask(self.window.to_crop(points_image)[None], self.silhouette[None])[0]
+        return on | ~in_photo
+
+    def inside_heatmap(self, points_image: Float[Tensor, "points 2"], *, level: float) -> float:
+        """Share of points in the smallest region of the joint's heatmap that holds `level`."""
+        detection = self.posterior.detection
+        cells = GRID.from_crop(detection.crop.to_crop(points_image))
+        heatmap = detection.probabilities[self.joint].expand(len(cells), -1, -1)
+        return float((density_level(heatmap, cells.to(heatmap)) <= level).float().mean())
+
+    @torch.no_grad()
+    def tempered(
+        self, model: Humr, body: Body, count: int, *, noise: float, generator: torch.Generator
+    ) -> Float[Tensor, "{count} 2"]:
+        """Projections of the joint (pixels) by hypotheses whose noise is scaled by `noise`."""
+        batch = self.posterior.batch
+        drawn = noise * model.noise(1, count, generator)
+        people = model.people(model.observe(batch), drawn)
+        points = to_crop(people.keypoints(body, "coco17"), batch)[:, :, self.joint]
+        return batch.crop.to_image(points)[0]
+
+    def judge(self, points_image: Float[Tensor, "points 2"]) -> dict[str, float]:
+        """Possible points (%), their spread and energy score (pixels of a box of 256)."""
+        crop = self.posterior.batch.crop
+        points = PIXELS / 2 * crop.to_crop(points_image[None])[0]
+        truth = PIXELS / 2 * crop.to_crop(self.target[None])[0]
+        return {
+            "possible": 100 * float(self.possible(points_image).float().mean()),
+            "spread": float(metrics.spread(points[:, None])),
+            "energy": float(metrics.energy_score(points[:, None], truth)),
+        }
+
+
+def judge(sets: Iterable[tuple[Case, Float[Tensor, "points 2"]]]) -> dict[str, float]:
+    """Mean of `Case.judge` over several cases, each with its own points."""
+    judged = [case.judge(points) for case, points in sets]
+    return {name: sum(one[name] for one in judged) / len(judged) for name in judged[0]}
+
+
+def look(
+    config: World,
+    split: str,
+    image: int,
+    model: Humr,
+    *,
+    joint: int,
+    hypotheses: int,
+    generator: torch.Generator,
+) -> Case:
+    """Render an image of a split again, detect, and draw hypotheses."""
+    shard, index = divmod(image, config.shard)
+    scene = generate.scenes(config, split, shard)[index : index + 1]
+    seen = generate.views(config, split, shard, index, index + 1)
+    detection = in_photograph(generate.detect(scene, seen.images)[0], scene, config.window)
+    width, height = (int(v) for v in scene.image_size[0].tolist())
+    batch = observation_batch(detection, width, height, float(scene.focal[0]), generator,
+                              box=scene.box[0])  # fmt: skip
+    drawn = model.sample(batch, hypotheses, generator=generator)
+    photograph = paste(seen.images[0], scene)
+    people = People(matrix_to_sixd(scene.rotations), scene.betas, scene.translation)[0]
+    window = Crop.upright(scene.window.centre[0], scene.window.side[0])
+    return Case(image, Posterior(photograph, detection, batch, drawn), joint, people,
+                seen.keypoints_image[0], seen.visibility[0], window,
+                (seen.person | seen.occluder)[0])  # fmt: skip
+
+
+def in_photograph(detection: Detection, scene: Scenes, size: int) -> Detection:
+    """Express a detection in the rendered window (`size` pixels) in pixels of the photograph."""
+    scale = scene.window.side[0] / size
+    corner = scene.window.centre[0] - scene.window.side[0] / 2
+    crop = detection.crop
+    return replace(
+        detection,
+        crop=Crop(crop.centre * scale + corner, crop.side * scale, crop.roll),
+        keypoints_image=detection.keypoints_image * scale + corner,
+        box=detection.box * scale + corner.repeat(2),
+    )
+
+
+def paste(window: np.ndarray, scene: Scenes) -> np.ndarray:
+    """Put the rendered window into the photograph that it was cut from; the rest is grey."""
+    scale = window.shape[0] / float(scene.window.side[0])
+    left, top = (scene.window.centre[0] - scene.window.side[0] / 2).tolist()
+    width, height = (int(v) for v in scene.image_size[0].tolist())
+    matrix = (scale, 0, -left * scale, 0, scale, -top * scale)
+    return np.asarray(
+        Image.fromarray(window).transform(
+            (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR,
+            fillcolor=(GREY,) * 3,
+        )
+    )  # fmt: skip
+
+
+COMMITTED = DATA / "results" / "figure_samples.safetensors"
+MODELS = {  # name: study
+    "prohmr": "components",
+    "realnvp": "components",
+    "mmd": "components",
+    "mask": "components",
+    "mask_0.1": "mask",  # the paper's weight, at which one sees what the loss does
+}
+SPLIT = "test"
+WRISTS = COCO17.indices(["left_wrist", "right_wrist"])
+SEEN = 10  # visible joints that an image must have; failures apart
+LIMBS = ("elbow", "wrist", "knee", "ankle")
+ENDS = COCO17.indices(["right_wrist", "left_wrist", "right_ankle", "left_ankle"])
+
+
+# --------------------------------------------------------------------- choosing by rule
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules choose by, of every image and COCO joint."""
+
+    spread: Float[Tensor, "images 17"]  # of the hypotheses, metres
+    impossible: Float[Tensor, "images 17"]  # share of hypotheses that would be seen, if hidden
+    heatmap: Float[Tensor, "images 17"]  # spread of the heatmap's samples, share of the box
+    depth: Float[Tensor, " images"]  # depth spread / spread in the image plane, wrists and ankles
+    energy: Float[Tensor, " images"]  # energy score, metres
+    visibility: Int[Tensor, "images 17"]
+
+    @property
+    def covered(self) -> Bool[Tensor, "images 17"]:
+        """Hidden inside the photograph: the joints that may be anywhere, yet not everywhere."""
+        return (self.visibility == SELF_OCCLUDED) | (self.visibility == OBJECT_OCCLUDED)
+
+
+@torch.no_grad()
+def facts(
+    model: Humr, body: Body, records: Records, *, hypotheses: int, seed: int = 0, batch: int = 50
+) -> Facts:
+    """Draw hypotheses of every image and reduce them to what the rules need."""
+    generator = torch.Generator().manual_seed(seed)
+    parts, body = [], body.to(model.flow.mean.device)
+    for start in range(0, len(records), batch):
+        part = records[slice(start, start + batch)]
+        parts.append(_facts(model, body, part, hypotheses, generator))
+    return Facts(*(torch.cat(columns).cpu() for columns in zip(*parts, strict=True)))
+
+
+def _facts(
+    model: Humr, body: Body, records: Records, hypotheses: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    device = model.flow.mean.device
+    batch = records.batch(samples=32, generator=generator).to(device)
+    records = records.to(device)
+    drawn = model.sample(batch, hypotheses, generator=generator)
+    points = drawn.samples.keypoints(body, "coco17")
+    projected = to_crop(points, batch)
+    silhouette = unpack_mask(records.person) | unpack_mask(records.occluder)
+    pixels = batch.crop.to_image(projected.flatten(1, 2)).unflatten(1, projected.shape[1:3])
+    in_photo = ((pixels >= 0) & (pixels < batch.image_size[:, None, None])).all(-1)
+    off = (in_photo & ~inside_mask(projected, silhouette)).float().mean(1)
+    ends = points[..., list(ENDS), :]
+    deviation = (ends - ends.mean(1, keepdim=True)).square().mean((1, 2)).sqrt()
+    return (
+        metrics.spread(points),
+        off,
+        metrics.spread(batch.samples) / 2,
+        deviation[:, 2] / deviation[:, :2].square().mean(-1).sqrt(),
+        evaluation.energy_of(drawn, batch, body)[0],
+        records.visibility.long(),
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which image and joint a figure shows: the quantile of a score among those allowed."""
+
+    figure: str
+    text: str
+    unit: str
+    score: Float[Tensor, "images 17"]
+    allowed: Bool[Tensor, "images 17"]
+    quantile: float = 1.0  # 1: the largest
+
+
+def rules(found: Facts) -> list[Rule]:
+    """Return the rules of all figures.
+
+    They say what makes a picture worth looking at; none compares models with each other. The
+    largest values are failures more often than not, so figures show quantiles, S3 apart.
+    """
+    spread, seen = found.spread, found.visibility == VISIBLE
+    clear = seen.sum(-1, keepdim=True) >= SEEN
+    covered, limbs, wrists = found.covered & clear, _only(ARTICULATED), _only(WRISTS)
+    alone, by_object, outside = (
+        (found.visibility == v) & clear for v in (SELF_OCCLUDED, OBJECT_OCCLUDED, OUTSIDE)
+    )
+    other_seen = seen[:, list(WRISTS)].sum(-1, keepdim=True) == 1
+    energy, depth = (v[:, None].expand(-1, 17) for v in (found.energy, found.depth))
+    whole = wrists & seen.all(-1, keepdim=True)
+    return [
+        Rule("1", "spread of a hidden wrist", "m", spread, wrists & covered, 0.9),
+        Rule("2", "spread of a visible wrist", "m", spread, wrists & seen & clear, 0.5),
+        Rule("2", "spread of a wrist behind the body, the other visible", "m",
+             spread, wrists & alone & other_seen, 0.9),
+        *(Rule("4, 6", "spread of a wrist behind the body", "m", spread, wrists & alone, q)
+          for q in (0.9, 0.7, 0.5)),
+        Rule("5", "spread of a limb outside the picture", "m", spread, limbs & outside, 0.9),
+        Rule("5", "spread of a limb behind an object", "m", spread, limbs & by_object, 0.9),
+        Rule("S3", "share of a hidden limb's hypotheses that would be seen", "",
+             found.impossible, limbs & covered),
+        Rule("S3", "spread of a visible limb", "m", spread, limbs & seen & clear),
+        Rule("S3", "energy score", "m", energy, wrists.expand_as(seen)),
+        *(Rule("S4", "depth spread / image spread, nothing hidden", "", depth, whole, q)
+          for q in (0.5, 0.9)),
+        *(Rule("S5", f"width of the heatmap of a hidden {kind}", "boxes",
+               found.heatmap, covered & _only(_both(kind)), 0.9) for kind in LIMBS),
+        *(Rule("S6", f"spread of a hidden {kind}", "m",
+               spread, covered & _only(_both(kind)), 0.9) for kind in LIMBS),
+    ]  # fmt: skip
+
+
+def _only(joints: Sequence[int]) -> Bool[Tensor, "1 17"]:
+    chosen = torch.zeros(1, 17, dtype=torch.bool)
+    chosen[:, list(joints)] = True
+    return chosen
+
+
+def _both(kind: str) -> tuple[int, ...]:
+    return COCO17.indices([f"left_{kind}", f"right_{kind}"])
+
+
+def choose(chosen_by: Sequence[Rule]) -> pd.DataFrame:
+    """Apply rules in order; one row each. No image is shown twice if there are enough images.
+
+    In worlds too small for a rule the nearest thing is taken.
+    """
+    rows: list[dict[str, Any]] = []
+    for rule in chosen_by:
+        image, joint = _pick(rule, [row["image"] for row in rows])
+        value = round(float(rule.score[image, joint]), 3)
+        rows.append({"figure": rule.figure, "image": image, "joint": COCO17.names[joint],
+                     "value": value, "unit": rule.unit, "quantile": rule.quantile,
+                     "of": rule.text})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _pick(rule: Rule, taken: list[int]) -> tuple[int, int]:
+    free = torch.ones_like(rule.allowed)
+    free[taken] = False
+    candidates = next(c for c in (rule.allowed & free, rule.allowed, free | True) if c.any())
+    target = torch.quantile(rule.score[candidates], rule.quantile)
+    distance = (rule.score - target).abs().masked_fill(~candidates, torch.inf)
+    image, joint = divmod(int(distance.argmin()), 17)
+    return image, joint
+
+
+# ------------------------------------------------------------------- what is kept
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The chosen images and joints, and where models project these joints."""
+
+    world: World
+    cases: pd.DataFrame  # figure, image, joint, value, unit, quantile, of
+    projections: dict[str, Float[Tensor, "cases hypotheses 2"]]  # by model; in the box, [-1, 1]
+    shipped: str  # hash of the checkpoint that the rules looked at
+
+    def write(self, path: Path) -> None:
+        """Write one small file."""
+        about = {"world": to_dict(self.world), "recipe": generate.RECIPE, "shipped": self.shipped,
+                 "models": list(self.projections),
+                 "cases": self.cases.to_dict("records")}  # fmt: skip
+        tensors = {name: points.half().contiguous() for name, points in self.projections.items()}
+        with in_place_of(path) as part:
+            save_file(tensors, part, {"about": json.dumps(about)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Gallery":
+        """Read what `write` wrote; a file for other images than today's is refused."""
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path.name} is missing; make it: python -m humr.figures.gallery laptop"
+            )
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            projections = {name: file.get_tensor(name).float() for name in about["models"]}
+        if about["recipe"] != generate.RECIPE:
+            raise ValueError(
+                f"{path.name} is of world recipe {about['recipe']}, this is {generate.RECIPE}; "
+                "make it again: python -m humr.figures.gallery laptop"
+            )
+        config = from_dict(World, about["world"])
+        return cls(config, pd.DataFrame(about["cases"]), projections, about["shipped"])
+
+    @property
+    def current(self) -> bool:
+        """Whether the choices were made with today's shipped checkpoint."""
+        return self.shipped == _hash_of_shipped()
+
+    def rows(self, figure: str) -> list[int]:
+        """Numbers of the cases of one figure."""
+        return [i for i, f in enumerate(self.cases.figure) if figure in f.split(", ")]
+
+    def look(self, figure: str, model: Humr, **options: Any) -> list[Case]:  # noqa: ANN401
+        """Look at the images of one figure again; options as in `look`."""
+        cases = []
+        for row in self.rows(figure):
+            image, name = int(self.cases.image[row]), str(self.cases.joint[row])
+            case = look(self.world, SPLIT, image, model, joint=COCO17.index(name), **options)
+            points = {m: case.to_image(p[row]) for m, p in self.projections.items()}
+            cases.append(replace(case, projections=points))
+        return cases
+
+
+@torch.no_grad()
+def project_cases(
+    model: Humr, body: Body, records: Records, cases: pd.DataFrame, *, hypotheses: int, seed: int
+) -> Float[Tensor, "cases hypotheses 2"]:
+    """Project the chosen joint of every case, hypothesis by hypothesis, into its box."""
+    generator = torch.Generator().manual_seed(seed)
+    part = records[torch.tensor(cases.image.to_numpy())]
+    device = model.flow.mean.device
+    batch, body = part.batch(samples=32, generator=generator).to(device), body.to(device)
+    drawn = model.sample(batch, hypotheses, generator=generator)
+    points = to_crop(drawn.samples.keypoints(body, "coco17"), batch).cpu()
+    joints = torch.tensor([COCO17.index(name) for name in cases.joint])
+    return points[torch.arange(len(cases)), :, joints]
+
+
+def make(name: str, models: dict[str, Humr], *, seed: int = 0) -> Gallery:
+    """Choose by the shipped model's hypotheses, and project those of all `models`."""
+    config = profile(name)
+    generate.generate(config.run.world, splits=[SPLIT])
+    records = generate.load(config.run.world, SPLIT)
+    body, device = load_body("small"), pick_device()
+    shipped = runs.shipped()[0].to(device)
+    count = config.hypotheses
+    cases = choose(rules(facts(shipped, body, records, hypotheses=count, seed=seed)))
+    projections = {
+        key: project_cases(model.to(device), body, records, cases, hypotheses=count, seed=seed)
+        for key, model in models.items()
+    }
+    return Gallery(config.run.world, cases, projections, _hash_of_shipped())
+
+
+def _hash_of_shipped() -> str:
+    return digest(runs.SHIPPED.with_suffix(".safetensors"))
+
+
+def trained(name: str, *, seed: int = 0) -> dict[str, Humr]:
+    """Return the variants that the figures compare, trained if they are not there."""
+    return {v: studies.model(study, v, name, seed=seed) for v, study in MODELS.items()}
+
+
+def of(name: str, *, seed: int = 0) -> Gallery:
+    """Return the committed gallery; in the smoke profile, make one on the spot."""
+    return make(name, trained(name), seed=seed) if name == "smoke" else Gallery.read(COMMITTED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the committed gallery."""
+    parser = argparse.ArgumentParser(prog="humr.figures.gallery")
+    parser.add_argument("profile")
+    name = parser.parse_args(arguments).profile
+    make(name, trained(name)).write(COMMITTED)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,215 @@
+"""Pictures for the lifting notebooks: one image, its heatmaps and Gaussians, hypotheses in it.
+
+Images of a lifting world are not kept: they are rendered again, the same ones, when they are to be
+seen. Every function but `look` draws into the axes it is given. Hypotheses have no place in the
+photograph, since lifting leaves it open: for the picture they are hung up at the true pelvis.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Ellipse
+from torch import Tensor
+from torch.nn.functional import pad
+
+from humr import detector
+from humr.detector import Detection
+from humr.figures import posteriors
+from humr.figures.charts import COLOURS
+from humr.geometry import Crop, project
+from humr.heatmaps import GRID
+from humr.lifting import world
+from humr.lifting.config import LiftingWorld
+from humr.lifting.world import LiftingRecords
+from humr.skeletons import COCO17, H36M17
+from humr.world import generate
+
+# Poses of 17 joints as stick figures: many hypotheses of one image over each other.
+#
+# Axes are those of lifting (x right, y up, z towards the camera), in metres. Every function
+# draws into the axes it is given.
+
+
+FRONT, SIDE = (
+    (0, 1),
+    (2, 1),
+)  # coordinates that run right and up; from the side, the camera is right
+REACH = 1.05  # metres around the pelvis that are shown
+
+
+def sticks(
+    ax: Axes,
+    poses: Float[Tensor, "hypotheses 17 3"],
+    view: tuple[int, int],
+    *,
+    colour: str,
+    alpha: float = 1.0,
+    width: float = 1.0,
+) -> Axes:
+    """Draw poses seen along one axis."""
+    bones = torch.tensor(H36M17.bones)
+    lines = poses.detach().cpu()[:, bones][..., list(view)].flatten(0, 1).numpy()
+    ax.add_collection(LineCollection(list(lines), colors=colour, alpha=alpha, linewidths=width))
+    return ax
+
+
+def stick_hypotheses(
+    ax: Axes,
+    samples: Float[Tensor, "hypotheses 17 3"],
+    target: Float[Tensor, "17 3"],
+    view: tuple[int, int],
+    *,
+    mode: Float[Tensor, "17 3"] | None = None,
+    limit: int = 20,
+    role: str = "predicted",
+) -> Axes:
+    """Draw the first hypotheses thin, the mode, and the label in black."""
+    few = samples[:limit]
+    alpha = max(0.15, min(1.0, 4 / len(few)))
+    sticks(ax, few, view, colour=COLOURS[role], alpha=alpha, width=0.8)
+    if mode is not None:
+        sticks(ax, mode[None], view, colour=COLOURS[role], width=1.6)
+    sticks(ax, target[None], view, colour="black", width=1.3)
+    return framed(ax)
+
+
+def framed(ax: Axes) -> Axes:
+    """Show a square around the pelvis, without ticks."""
+    ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
+    ax.grid(visible=False)
+    ax.set_frame_on(False)
+    return ax
+
+
+SIZE = 160  # pixels of a picture's side
+LEVELS = 16  # of grey: with the colours, most of the bytes in a committed notebook are left out
+CELLS = 64  # of a heatmap's side
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of a lifting world, as it is and as the detector sees it."""
+
+    records: LiftingRecords  # one image
+    detection: Detection
+    image: UInt8[np.ndarray, "size size 3"]  # the detector's window
+
+    @property
+    def window(self) -> Crop:
+        """The detector's window in the photograph."""
+        centre, side, roll = self.records.window[0].split([2, 1, 1])
+        return Crop(centre, side[0], roll[0])
+
+    def pixels(self, points_image: Float[Tensor, "points 2"]) -> Float[Tensor, "points 2"]:
+        """Map pixels of the photograph to those of the picture."""
+        return (self.window.to_crop(points_image) + 1) / 2 * SIZE
+
+    def projected(
+        self, poses: Float[Tensor, "hypotheses 17 3"]
+    ) -> Float[Tensor, "hypotheses 17 2"]:
+        """Pixels of the picture where poses in lifting's axes lie, the pelvis at the true one."""
+        camera = poses * poses.new_tensor([1, -1, -1]) + self.records.joints[0, 0]
+        points = project(camera, self.records.focal[0], self.records.image_size[0] / 2)
+        return self.pixels(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+
+
+def look(config: LiftingWorld, split: str, index: int) -> Seen:
+    """Render one image of a split again, and show it to the detector again."""
+    store = world.store(config)
+    store.generate(splits=[split])
+    number, place = divmod(index, config.shard)
+    scene = world.scenes(config, split, number)[place : place + 1]
+    images = world.views(config, split, number, place, place + 1).images
+    (detection,) = generate.detect(scene, images)
+    records = store.load(split)[slice(index, index + 1)]
+    return Seen(records, detection, detector.cut(images[0], detection.crop, SIZE))
+
+
+def person(ax: Axes, seen: Seen, title: str = "") -> Axes:
+    """Show the picture in grey with the detected joints."""
+    _show(ax, _grey(seen), title)
+    points = seen.pixels(seen.records.keypoints[0])
+    posteriors.confidences(ax, points, seen.records.confidence[0])
+    return _framed(ax)
+
+
+def heatmap(ax: Axes, seen: Seen, joint: int) -> Axes:
+    """Lay one heatmap (COCO joint) over the faded picture, and its Gaussian: 1 and 2 sigma."""
+    _show(ax, _faded(seen), COCO17.names[joint].replace("_", " "))
+    heat = torch.as_tensor(seen.detection.heatmaps[joint])
+    values = (heat / heat.max()).numpy()
+    ax.imshow(values, cmap="inferno", alpha=values, extent=(0, SIZE, SIZE, 0))
+    _, x, y, xx, xy, yy = seen.records.fits[0, joint].unbind()
+    centre = (GRID.to_crop(torch.stack([x, y])) + 1) / 2 * SIZE
+    covariance = torch.stack([xx, xy, xy, yy]).reshape(2, 2) * (SIZE / CELLS) ** 2
+    ellipses(ax, centre, covariance, colour="cyan")
+    return _framed(ax)
+
+
+def ellipses(
+    ax: Axes,
+    mean: Float[Tensor, "2"],
+    covariance: Float[Tensor, "2 2"],
+    *,
+    colour: str,
+    levels: tuple[float, ...] = (1.0, 2.0),
+) -> Axes:
+    """Draw curves of one and two standard deviations of a Gaussian, in the units of the axes."""
+    variance, axes = torch.linalg.eigh(covariance)
+    sigma = variance.clamp_min(0).sqrt()
+    angle = float(torch.rad2deg(torch.atan2(axes[1, 1], axes[0, 1])))  # of the larger axis
+    x, y = mean.tolist()
+    for level in levels:
+        height, width = (2 * level * sigma).tolist()
+        shape = Ellipse((x, y), width, height, angle=angle, fill=False, edgecolor=colour)
+        ax.add_patch(shape)
+    return ax
+
+
+def hypotheses(
+    ax: Axes,
+    seen: Seen,
+    samples: Float[Tensor, "hypotheses 17 3"],
+    joint: int,
+    *,
+    few: int = 3,
+) -> Axes:
+    """Show few hypotheses as sticks, one H36M17 joint of all as dots, the truth as a star."""
+    _show(ax, _faded(seen), f"{len(samples)} hypotheses")
+    points = seen.projected(samples)
+    sticks(ax, pad(points[:few], (0, 1)), FRONT, colour=COLOURS["predicted"])
+    x, y = points[:, joint].T.numpy()
+    ax.scatter(x, y, s=6, color=COLOURS["wrong"], linewidths=0, alpha=0.6, zorder=3)
+    truth = seen.projected(seen.records.batch().target)[0, joint].tolist()
+    ax.plot(*truth, "*", color="gold", markersize=9, markeredgecolor="black",
+            markeredgewidth=0.6, zorder=4)  # fmt: skip
+    return _framed(ax)
+
+
+def widest(records: LiftingRecords) -> Float[Tensor, "images 17"]:
+    """Standard deviation along the larger axis of every COCO joint's Gaussian, paper's pixels."""
+    return records.gaussians().sigma[..., 1]
+
+
+def _show(ax: Axes, image: np.ndarray, title: str) -> Axes:
+    posteriors.picture(ax, image // (256 // LEVELS) * (256 // LEVELS), title)
+    ax.images[-1].set_interpolation("nearest")  # others would make new colours
+    return ax
+
+
+def _grey(seen: Seen) -> np.ndarray:
+    return seen.image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
+
+
+def _faded(seen: Seen) -> np.ndarray:
+    """The picture in light grey, as a background for points and colours."""
+    return _grey(seen) // 2 + 120
+
+
+def _framed(ax: Axes) -> Axes:
+    ax.set(xlim=(0, SIZE), ylim=(SIZE, 0))
+    return ax

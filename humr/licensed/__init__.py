@@ -1,0 +1,1 @@
+"""Licensed data and official weights; optional."""

@@ -1,0 +1,640 @@
+r"""What the official code measures of HuMR on 3DPW and EMDB: points, errors, columns.
+
+The network's bodies are SMPL-X, the labels SMPL. A matrix $T$ takes vertices of SMPL-X to SMPL's,
+and every point is taken from that mesh: Human3.6M's joints (3DPW), SMPL's joints by the neutral
+regressor (EMDB), COCO-17 for 2D errors and spread (SMPL's joints and five vertices of the face).
+A regressor $R$ of them is one of SMPL-X, $R\,T$, which is folded with the skinning (`bodies`).
+
+| | joints | about | labels |
+|---|---|---|---|
+| 3DPW | 14 of Human3.6M's | its pelvis | regressed from the labelled mesh |
+| EMDB | SMPL's 24 | middle of the hips | the labelled body's posed joints |
+
+Both meshes are moved by the same root for PVE. Errors are minimised one by one over hypotheses.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from humr import evaluation, metrics
+from humr.batches import Batch
+from humr.batches import to_crop as projected
+from humr.bodies.body import Body, load_body
+from humr.bodies.surface import transferred_errors
+from humr.evaluation import BODIES, COCO_HIPS, expected, log_volume, stream
+from humr.files import existing, find
+from humr.geometry import box_info, default_focal, rotvec_to_matrix
+from humr.licensed.datasets import (
+    DATASETS,
+    FIRST,
+    LICENSED,
+    OCCLUDED,
+    ON_MASK,
+    SMPLX_BODY,
+    TEST,
+    WHOLE,
+    data_set,
+)
+from humr.licensed.images import EVALUATION_SIZE, evaluation_crop, read_mask, to_crop
+from humr.licensed.people import Annotations
+from humr.licensed.smpl import (
+    SMPL24,
+    SMPLX_VERTICES,
+    VERTICES,
+    SmplBodies,
+    SmplBody,
+    load_bodies,
+    read_h36m_regressor,
+    read_transfer,
+)
+from humr.model import Humr, Observation, People
+from humr.skeletons import COCO17, COMMON14, H36M17
+
+# Rows of licensed test sets as notebooks read them: with the columns of the open world's.
+#
+# `official_evaluation` measures what the official code does, and names it so; `paper_tables` is
+# about that. Notebooks compare variants (`comparisons`), for which
+#
+# - `dataset` names the test set: 3DPW or EMDB. EMDB's occluded people are among all of EMDB,
+# where
+#   their PercIn and MinDist stand, which all others lack. Those that are not among the people of
+#   EMDB that were tested have a row of their own, and no other value; - `image` is a number that
+# no other person of any set has (`row`: that in the annotations); - visible are joints that the
+# detector is confident of, under both names that a column has
+#   (`spread_hidden`, `paper_spread_hidden`): nobody knows which joints of a photograph are
+# hidden; - what is unknown is NaN: likelihoods of labels, which are poses of another body;
+# errors weighted
+#   by area; the detector's own landmarks; template and truncation of rendered people.
+
+
+BY_VISIBILITY = ("pixels_mode", "pixels_samples", "spread_visible", "spread_hidden",
+                 "percent_inside", "mask_distance", "hidden")  # fmt: skip
+UNKNOWN = ("nll", "wpve_mode", "wpve_best", "pa_limbs_mode", "pa_limbs_detector", "template",
+           "truncated")  # fmt: skip
+
+_ABOUT = ("variant", "seed", "key", "seconds", "steps", "data_set", "image", "photograph",
+          "hypotheses")  # fmt: skip
+
+
+def as_study(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of `official_evaluation.evaluate` as `studies.rows` gives them.
+
+    Args:
+        rows: of any variants and seeds; columns that say which are kept.
+    """
+    rows = _merged(rows)
+    twins = {f"paper_{name}": rows[name] for name in BY_VISIBILITY}
+    found = numbered(rows).assign(**twins, **dict.fromkeys(UNKNOWN, np.nan))
+    on_mask = [*ON_MASK, *(f"paper_{name}" for name in ON_MASK)]
+    others = found.columns.difference([*_ABOUT, *on_mask, "dataset", "row"])
+    if WHOLE in set(found["data_set"]):
+        found[others] = found[others].mask(found["data_set"] == OCCLUDED)
+    return found
+
+
+def _merged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Move PercIn and MinDist of EMDB's occluded people to where they are among all of EMDB.
+
+    Photographs of EMDB show one annotated person each.
+    """
+    keys = ["variant", "seed", "photograph"]
+    occluded = rows["data_set"] == OCCLUDED
+    whole = (rows["data_set"] == WHOLE) & ~rows.duplicated(["data_set", *keys], keep=False)
+    theirs = rows.loc[occluded].drop_duplicates(keys).set_index(keys)[list(ON_MASK)]
+    places = pd.MultiIndex.from_arrays([rows[name] for name in keys], names=keys)
+    known = whole & places.isin(theirs.index)
+    merged = rows.copy()
+    merged.loc[known, list(ON_MASK)] = theirs.reindex(places[known]).to_numpy()
+    gone = occluded & places.isin(places[known])
+    return merged.loc[~gone].reset_index(drop=True)
+
+
+def numbered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Name the test set, and give people numbers that no others have; `row` keeps the old ones."""
+    names = list(rows["data_set"])
+    return rows.assign(
+        dataset=[DATASETS[name] for name in names],
+        row=rows["image"],
+        image=rows["image"] + [FIRST * TEST.index(name) for name in names],
+    )
+
+
+KINDS = ("mpjpe", "pa_mpjpe", "pve")
+# Vertices of SMPL's mesh (the numbers that the package smplx has built in).
+FACE: Mapping[str, int] = {
+    "nose": 332, "right_eye": 6260, "left_eye": 2800, "right_ear": 4071, "left_ear": 583,
+}  # fmt: skip
+COMMON14_FROM_H36M = H36M17.indices(["thorax" if n == "neck" else n for n in COMMON14.names])
+HIPS = SMPL24.indices(["left_hip", "right_hip"])
+# Rows of the points that are taken from a mesh.
+H36M = slice(0, len(H36M17))
+SMPL = slice(H36M.stop, H36M.stop + len(SMPL24))
+COCO = slice(SMPL.stop, SMPL.stop + len(COCO17))
+# Half a pixel of the mask, in units of the crop: the official code measures distances from points
+# whose pixel 0 covers 0..1 to whole numbers, so that a mask lies half a pixel to the upper left.
+_HALF = 1 / EVALUATION_SIZE
+
+
+class Yardstick(nn.Module):
+    """SMPL-X, SMPL, and the points that both are compared by; follows `.to(device, dtype)`."""
+
+    transfer: Tensor  # sparse, (SMPL's vertices, `chosen`)
+    chosen: Tensor  # vertices of SMPL-X that matter to SMPL's
+    h36m: Tensor
+    coco17: Tensor
+
+    def __init__(
+        self,
+        body: Body,
+        transfer: Float[Tensor, "vertices smplx_vertices"],
+        smpl: SmplBodies,
+        h36m: Float[Tensor, "17 columns"],
+        *,
+        face: Mapping[str, int] = FACE,
+    ) -> None:
+        super().__init__()
+        neutral, like = smpl.of("neutral"), body.template
+        _check_sizes(body, transfer, neutral, h36m)
+        self.body, self.smpl = body, smpl
+        transfer, h36m = transfer.to(like.device).double(), h36m.to(like.device).double()
+        coco = _coco(neutral, face).to(h36m)
+        rows = torch.cat([h36m, neutral.joint_regressor.to(h36m), coco])
+        self.points = body.fold((transfer.T @ rows.T).T)
+        transfer = transfer.coalesce()
+        chosen, columns = transfer.indices()[1].unique(return_inverse=True)
+        places, shape = torch.stack([transfer.indices()[0], columns]), (len(transfer), len(chosen))
+        values = transfer.values().to(like.dtype)
+        narrow = torch.sparse_coo_tensor(places, values, shape, check_invariants=True).coalesce()
+        tensors = {"transfer": narrow, "chosen": chosen, "h36m": h36m, "coco17": coco}
+        for key, tensor in tensors.items():
+            tensor = tensor.to(like) if tensor.is_floating_point() else tensor
+            self.register_buffer(key, tensor, persistent=False)
+
+
+def _coco(neutral: SmplBody, face: Mapping[str, int]) -> Float[Tensor, "17 vertices"]:
+    """Rows that take vertices of SMPL to COCO-17."""
+    regressor = neutral.joint_regressor
+    rows = regressor.new_zeros(len(COCO17), regressor.shape[1])
+    for row, name in zip(rows, COCO17.names, strict=True):
+        if name in face:
+            row[face[name]] = 1
+        else:
+            row[:] = regressor[SMPL24.index(name)]
+    return rows
+
+
+def _check_sizes(body: Body, transfer: Tensor, neutral: SmplBody, h36m: Tensor) -> None:
+    count, ours = len(neutral.template), len(body.template)
+    expected = {"the matrix from SMPL-X": (count, ours), "the regressor of Human3.6M": (17, count)}
+    for (what, shape), got in zip(expected.items(), (transfer, h36m), strict=True):
+        if tuple(got.shape) != shape:
+            raise ValueError(
+                f"{what} must have shape {shape}, for body {body.name} and SMPL with {count} "
+                f"vertices; got {tuple(got.shape)}. Usual cause: the open body, which has "
+                "other vertices than SMPL-X"
+            )
+
+
+def load_yardstick(
+    *,
+    root: Path = LICENSED,
+    dtype: torch.dtype = torch.float32,
+    vertices: int = VERTICES,
+    smplx_vertices: int = SMPLX_VERTICES,
+    face: Mapping[str, int] = FACE,
+) -> Yardstick:
+    """Read everything from the licensed folder (other sizes are for tests)."""
+    body = load_body(find(root, *SMPLX_BODY), dtype=dtype)
+    smpl = load_bodies(root=root, vertices=vertices, dtype=dtype)
+    matrix = existing(root / "utils/smplx2smpl.pkl")
+    transfer = read_transfer(matrix, vertices=vertices, smplx_vertices=smplx_vertices)
+    regressor = existing(root / "utils/J_regressor_h36m.npy")
+    h36m = read_h36m_regressor(regressor, vertices=vertices)
+    return Yardstick(body, transfer, smpl, h36m, face=face)
+
+
+# ------------------------------------------------------------------------- labels
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels of some people."""
+
+    source: str  # "3DPW" or "EMDB": which joints
+    seen: Batch  # what the network was shown
+    joints: Float[Tensor, "batch joints 3"]  # about the root
+    vertices: Float[Tensor, "batch vertices 3"]  # of SMPL, about the root
+    coco17: Float[Tensor, "batch 17 3"]  # about the root
+    keypoints: Float[Tensor, "batch 17 2"]  # in the crop
+    visible: Bool[Tensor, "batch 17"]  # the detector is confident
+    mask: Bool[Tensor, "batch rows rows"] | None  # of the person, in the crop
+    counted: Bool[Tensor, "batch 17"]  # joints that should lie on the mask
+
+
+def truth_of(
+    people: Annotations,
+    seen: Batch,
+    yardstick: Yardstick,
+    mask: Bool[Tensor, "batch rows rows"] | None = None,
+) -> Truth:
+    """Collect the labels: SMPL's bodies of everybody's gender, 2D joints, visibility."""
+    source, device = data_set(people.name).source, seen.box.device
+    like = yardstick.h36m
+    rotations = rotvec_to_matrix(people.pose.to(like))
+    vertices, joints = yardstick.smpl.posed(people.gender, rotations, people.betas.to(like))
+    points = torch.cat([yardstick.h36m @ vertices, joints], 1)
+    joints, root = _about_root(points, source)
+    visible = people.keypoints[..., 2].to(device) > evaluation.CERTAIN
+    judged = people.mask_valid.to(device) if mask is not None else visible.new_zeros(len(people))
+    return Truth(
+        source=source,
+        seen=seen,
+        joints=joints,
+        vertices=vertices - root,
+        coco17=yardstick.coco17 @ vertices - root,
+        keypoints=to_crop(people.true_keypoints, people.box).to(device),
+        visible=visible,
+        mask=None if mask is None else mask.to(device),
+        counted=~visible & judged[:, None],
+    )
+
+
+def evaluation_masks(
+    people: Annotations, *, root: Path = LICENSED
+) -> Bool[Tensor, "people rows rows"] | None:
+    """Read the masks of people whose mask was judged good, in their crops; None if nobody's was.
+
+    The masks of the others are empty and not counted.
+    """
+    if not people.mask_valid.any():
+        return None
+    masks = np.zeros((len(people), EVALUATION_SIZE, EVALUATION_SIZE), bool)
+    for place in people.mask_valid.nonzero()[:, 0].tolist():
+        image = str(people.image[place])
+        whole = read_mask(people.name, image, root=root)
+        masks[place] = evaluation_crop(whole, people.box[place])
+        if not masks[place].any():
+            raise ValueError(
+                f"the mask of {image} holds nobody in the box of row {int(people.row[place])} of "
+                f"{people.name}. Usual cause: masks of another preparation"
+            )
+    return torch.from_numpy(masks)
+
+
+def _about_root(points: Tensor, source: str) -> tuple[Tensor, Tensor]:
+    """Joints of a data set about their root, and the root, from Human3.6M's and SMPL's joints."""
+    if source == "3DPW":
+        root = points[..., H36M, :][..., :1, :]
+        joints = points[..., H36M, :][..., list(COMMON14_FROM_H36M), :]
+    else:
+        joints = points[..., SMPL, :]
+        root = joints[..., list(HIPS), :].mean(-2, keepdim=True)
+    return joints - root, root
+
+
+# ------------------------------------------------------------------------- hypotheses
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is kept of the hypotheses, the mode first: joints and errors, never all meshes."""
+
+    joints: Float[Tensor, "batch hypotheses joints 3"]  # about the root
+    coco17: Float[Tensor, "batch hypotheses 17 3"]  # in camera space
+    errors: Float[Tensor, "batch hypotheses 3"]  # `KINDS`, metres
+    mean_vertices: Float[Tensor, "batch vertices 3"]  # over the hypotheses that count
+    include_z0: bool  # whether the mode counts as one of the hypotheses
+
+    @property
+    def counted(self) -> slice:
+        """The hypotheses among which the best is looked for."""
+        return slice(0 if self.include_z0 else 1, None)
+
+    @property
+    def random(self) -> slice:
+        """The random hypotheses: all but the first, unless it is the only one."""
+        return slice(min(1, self.errors.shape[1] - 1), None)
+
+
+@torch.no_grad()
+def forecast(
+    pieces: Iterable[People], truth: Truth, yardstick: Yardstick, *, include_z0: bool = True
+) -> Forecast:
+    """Measure hypotheses as they come, in pieces of any number; the first one is the mode."""
+    parts, total, counted = [], torch.zeros_like(truth.vertices), 0
+    for people in pieces if include_z0 else _mode_apart(pieces):
+        *kept, added = _measured(people, truth, yardstick)
+        if include_z0 or parts:  # else it is the mode alone
+            total += added
+            counted += people.sixd.shape[1]
+        parts.append(kept)
+    joints, coco, errors = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    return Forecast(joints, coco, errors, total / counted, include_z0)
+
+
+def _mode_apart(pieces: Iterable[People]) -> Iterator[People]:
+    """Give the first hypothesis by itself."""
+    for place, people in enumerate(pieces):
+        if place == 0:
+            yield people[:, :1]
+        rest = people[:, 1:] if place == 0 else people
+        if rest.sixd.shape[1]:
+            yield rest
+
+
+def _measured(
+    people: People, truth: Truth, yardstick: Yardstick
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Joints, COCO-17 and errors of some hypotheses, and the sum of their surfaces."""
+    body, like = yardstick.body, yardstick.h36m
+    betas, translation = (each.to(like) for each in evaluation.of_image(people))
+    rotations = people.rotations.to(like)
+    points = body.regress(yardstick.points, rotations, betas[:, None])
+    joints, root = _about_root(points, truth.source)
+    surface, total = torch.empty_like(joints[..., 0, 0]), torch.empty_like(truth.vertices)
+    for image, target in enumerate(truth.vertices):
+        surface[image], total[image] = transferred_errors(
+            body,
+            yardstick.transfer,
+            yardstick.chosen,
+            rotations[image],
+            betas[image],
+            -root[image, :, 0],
+            target,
+        )
+    target = truth.joints[:, None]
+    errors = [metrics.mpjpe(joints, target), metrics.pa_mpjpe(joints, target), surface]
+    coco = points[..., COCO, :] + translation[:, None, None]
+    return joints, coco, torch.stack(errors, -1), total
+
+
+# ------------------------------------------------------------------------- columns
+
+
+def accuracy(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+    """MPJPE, PA-MPJPE and PVE in mm, picked as in `measures.accuracy`."""
+    whole = dict(zip(KINDS, (1e3 * drawn.errors).unbind(-1), strict=True))
+    errors = {name: error[:, drawn.counted] for name, error in whole.items()}
+    joints = drawn.joints[:, drawn.counted]
+    surface = metrics.pve(drawn.mean_vertices, truth.vertices)
+    mean = evaluation.mean_errors(joints, truth.joints, surface)
+    random = drawn.random if drawn.include_z0 else slice(None)
+    columns = evaluation.summaries(errors, mean, metrics.medoid(joints), random)
+    return columns | {f"{name}_mode": error[:, 0] for name, error in whole.items()}
+
+
+def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+    """2D error, spread, PercIn and MinDist per image, with the numbers of joints behind them.
+
+    2D errors (pixels of 256) are of joints that the detector is confident of, against the labels;
+    "samples" leaves the mode out. The spread (mm) and the distances to the mask are of all
+    hypotheses that count. `visible`, `hidden` and `counted` joints weigh an image in the official
+    averages; `counted` are hidden joints of people with a good mask, wherever they project to.
+    """
+    pixels = projected(drawn.coco17, truth.seen)
+    error = evaluation.PIXELS / 2 * metrics.joint_distance(pixels, truth.keypoints[:, None])
+    hypotheses = pixels[:, drawn.counted]
+    distance = torch.full_like(hypotheses[..., 0], torch.nan)
+    if truth.mask is not None:
+        distance = evaluation.mask_distances(hypotheses + _HALF, truth.mask)
+    columns = evaluation.agreement(
+        mode=error[:, 0],
+        samples=error[:, drawn.random].mean(1),
+        spread=1e3 * metrics.spread(drawn.coco17[:, drawn.counted]),
+        distance=distance,
+        visible=truth.visible,
+        hidden=~truth.visible,
+        counted=truth.counted,
+    )
+    numbers = {"visible": truth.visible, "hidden": ~truth.visible, "counted": truth.counted}
+    return columns | {name: joints.sum(-1) for name, joints in numbers.items()}
+
+
+# What the official code does not measure on 3DPW and EMDB: scores and calibration.
+#
+# As in `measures`, with two differences: joints are those of the data set (`official_measures`),
+# and visible are those that the detector is confident of, since of photographs nobody knows
+# better.
+
+
+def scores(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+    """Energy scores in mm: of the data set's joints, and of COCO-17 by visibility."""
+    joints = drawn.joints[:, drawn.random]
+    samples, target = _centred(drawn, truth)
+    by_joint = metrics.energy_score_by_joint(samples, target)
+    return {
+        "energy_score": 1e3 * metrics.energy_score(joints, truth.joints),
+        "joint_energy_score": 1e3 * metrics.joint_energy_score(joints, truth.joints),
+        "energy_visible": 1e3 * metrics.masked_mean(by_joint, truth.visible),
+        "energy_hidden": 1e3 * metrics.masked_mean(by_joint, ~truth.visible),
+    }
+
+
+def calibration(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+    """Coverage and ranks of COCO-17 coordinates about the middle of the hips."""
+    samples, target = _centred(drawn, truth)
+    shares = evaluation.coverage(samples, target, truth.visible, ~truth.visible)
+    return shares | evaluation.ranks(samples, target)
+
+
+def _centred(drawn: Forecast, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Random hypotheses and labels of COCO-17."""
+    samples = metrics.centre(drawn.coco17[:, drawn.random], COCO_HIPS)
+    return samples, metrics.centre(truth.coco17, COCO_HIPS)
+
+
+# Evaluate HuMR on 3DPW and EMDB as the official code does: one row per person.
+#
+# `paper_tables` turns the rows into the paper's tables. What is measured is in
+# `official_measures`.
+
+
+FOCAL = ("diagonal", "given")
+SAME = 1e-2  # px by which the boxes of a batch may differ from those of its annotations
+
+
+@torch.no_grad()
+def evaluate(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    yardstick: Yardstick,
+    *,
+    hypotheses: int = 100,
+    seed: int = 0,
+    include_z0: bool = True,
+    focal: str = "diagonal",
+    root: Path = LICENSED,
+) -> pd.DataFrame:
+    """Measure the posterior of every person of a test set.
+
+    Args:
+        model: in evaluation mode; everything happens on its device.
+        pairs: what the network sees, and the labels of the same people.
+        yardstick: from `official_measures.load_yardstick`.
+        hypotheses: among which the best is looked for.
+        seed: of the random hypotheses.
+        include_z0: whether the mode is one of the hypotheses (official); else all are random.
+        focal: "diagonal" takes the photograph's diagonal whatever is known (official), "given"
+            the batch's focal length.
+        root: the licensed folder, for masks of people (`emdb-p1-occl`).
+
+    Returns:
+        `data_set`, `image` (row in the annotations: unique, unlike photographs), `photograph`,
+        `hypotheses`, and the columns of `official_measures.accuracy`, `.consistency` and of
+        `official_scores`; `log_det` as in `evaluation.density`.
+    """
+    rows = []
+    options = {"include_z0": include_z0, "focal": focal, "root": root}
+    for drawn, truth, observation, people in _forecasts(
+        model, pairs, yardstick, hypotheses, seed, **options
+    ):
+        columns = {
+            **accuracy(drawn, truth),
+            **consistency(drawn, truth),
+            **scores(drawn, truth),
+            **calibration(drawn, truth),
+            "log_det": log_volume(model, observation),
+        }
+        frame = _framed(columns, people)
+        frame.insert(3, "hypotheses", hypotheses)
+        rows.append(frame)
+    return _joined(rows)
+
+
+@torch.no_grad()
+def curve(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    yardstick: Yardstick,
+    counts: Sequence[int],
+    *,
+    seed: int = 0,
+    focal: str = "diagonal",
+    root: Path = LICENSED,
+) -> pd.DataFrame:
+    """Measure the best of n and the energy score for every n in `counts`.
+
+    One row per person and n: `data_set`, `image`, `photograph`, `n`, and of every error of
+    `official_measures.KINDS` `_best` and `_expected`, mm.
+    """
+    if not counts or min(counts) < 1:
+        raise ValueError(f"counts must be positive numbers of hypotheses; got {list(counts)}")
+    rows = []
+    options = {"include_z0": True, "focal": focal, "root": root}
+    for drawn, truth, _, people in _forecasts(
+        model, pairs, yardstick, max(counts), seed, **options
+    ):
+        errors = 1e3 * drawn.errors.mT
+        for n in counts:
+            found = {"best": metrics.best_of_first(errors, n), "expected": expected(errors, n)}
+            columns = {
+                f"{kind}_{how}": value[:, i]
+                for how, value in found.items()
+                for i, kind in enumerate(KINDS)
+            }
+            columns["energy_score"] = _energy(drawn, truth, n)
+            rows.append(_framed(columns, people).assign(n=n))
+    return _joined(rows)
+
+
+def _energy(drawn: Forecast, truth: Truth, n: int) -> Tensor:
+    """Energy score of n hypotheses without the mode, which stands alone for n = 1; mm."""
+    if n == 1:
+        return 1e3 * drawn.errors[:, 0, 0]
+    if n == 2:
+        return torch.full_like(drawn.errors[:, 0, 0], torch.nan)
+    return 1e3 * metrics.energy_score(drawn.joints[:, 1:n], truth.joints)
+
+
+def _forecasts(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    yardstick: Yardstick,
+    hypotheses: int,
+    seed: int,
+    *,
+    include_z0: bool,
+    focal: str,
+    root: Path,
+) -> Iterator[tuple[Forecast, Truth, Observation, Annotations]]:
+    """Draw and measure the hypotheses of some people at a time."""
+    _check(model, hypotheses, focal)
+    device = model.flow.mean.device
+    generator, yardstick = torch.Generator().manual_seed(seed), yardstick.to(device)
+    for batch, people in _parts(pairs, hypotheses):
+        _check_pair(model, batch, people)
+        seen = (with_diagonal(batch) if focal == "diagonal" else batch).to(device)
+        masks = evaluation_masks(people, root=root)
+        truth = truth_of(people, seen, yardstick, masks)
+        observation = model.observe(seen)
+        pieces = stream(model, observation, hypotheses + (not include_z0), generator)
+        drawn = forecast(pieces, truth, yardstick, include_z0=include_z0)
+        yield drawn, truth, observation, people
+
+
+def _framed(columns: dict[str, Tensor], people: Annotations) -> pd.DataFrame:
+    frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+    frame.insert(0, "data_set", people.name)
+    frame.insert(1, "image", people.row.numpy())
+    frame.insert(2, "photograph", people.image)
+    return frame
+
+
+def _joined(rows: list[pd.DataFrame]) -> pd.DataFrame:
+    if not rows:
+        raise ValueError("there is nobody to evaluate: no batch came")
+    return pd.concat(rows, ignore_index=True)
+
+
+def _parts(
+    pairs: Iterable[tuple[Batch, Annotations]], hypotheses: int
+) -> Iterator[tuple[Batch, Annotations]]:
+    """Cut batches, the shorter the more hypotheses each image has."""
+    size = max(1, BODIES // hypotheses)
+    for batch, people in tqdm(pairs, desc="evaluation", mininterval=2):
+        if len(batch) != len(people):
+            raise ValueError(
+                f"a batch and its annotations must be of the same people; got {len(batch)} and "
+                f"{len(people)}"
+            )
+        for start in range(0, len(batch), size):
+            here = slice(start, start + size)
+            yield batch[here], people[here]
+
+
+def with_diagonal(batch: Batch) -> Batch:
+    """Show the network and the camera the photograph's diagonal as focal length."""
+    focal, box = default_focal(batch.image_size), batch.box
+    info = box_info(box[:, :2], box[:, 2], focal, batch.image_size)
+    return replace(batch, focal=focal, box_info=info)
+
+
+def _check(model: Humr, hypotheses: int, focal: str) -> None:
+    if hypotheses < 1:
+        raise ValueError(f"hypotheses must be at least 1; got {hypotheses}")
+    if focal not in FOCAL:
+        raise ValueError(f"focal must be one of {', '.join(FOCAL)}; got {focal!r}")
+    if model.training:
+        raise ValueError("the network is in training mode, its dropout is on: call model.eval()")
+
+
+def _check_pair(model: Humr, batch: Batch, people: Annotations) -> None:
+    if data_set(people.name).split != "test":
+        raise ValueError(f"{people.name} is for training; only test sets have SMPL's labels")
+    distance = (batch.box.cpu() - people.box).abs().max()
+    if distance > SAME:
+        raise ValueError(
+            f"boxes of the batch and of its annotations must agree; they differ by {distance:.3g} "
+            "px. Usual cause: boxes that were varied for training, or rows in another order"
+        )
+    expected, got = len(model.encoder.feature_mean), batch.features.shape[1]
+    if expected != got:
+        raise ValueError(f"the network reads {expected} image features; the batch holds {got}")

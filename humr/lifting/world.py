@@ -1,0 +1,364 @@
+"""The open world for lifting: actions, subjects, a test set, and three groups for transfer.
+
+The stand-in for Human3.6M has fifteen pose templates as actions. The stand-in for MPI-INF-3DHP
+has the other five and other subjects, in three groups that are filmed otherwise as well:
+"studio" before a plain background, "rooms" from above with things in the way, "outdoor" with
+wide-angle lenses near the ground, and people cut by the photograph's borders.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from humr import heatmaps
+from humr.bodies.body import Body
+from humr.config import World
+from humr.geometry import Crop
+from humr.heatmaps import GRID, fit_gaussian
+from humr.lifting import evaluation
+from humr.lifting.config import GROUPS, LiftingWorld
+from humr.lifting.data import (
+    AMBIGUOUS,
+    SHARP,
+    SHARP_PIXELS,
+    Gaussians,
+    LiftingBatch,
+    as_seen,
+    derivation,
+)
+from humr.lifting.evaluation import Forecast, Lifter
+from humr.model import Humr
+from humr.storage import Store, read_tensors
+from humr.world import generate
+from humr.world.poses import TEMPLATE_NAMES
+from humr.world.records import Records
+from humr.world.scenes import (
+    Scenes,
+    Setting,
+    Views,
+    background_bank,
+    draw_betas,
+    draw_scenes,
+    view,
+)
+
+
+@dataclass(frozen=True)
+class LiftingRecords:
+    """One split of the lifting world, as it lies on disk."""
+
+    joints: Float[Tensor, "images 17 3"]  # H36M17 in camera space, metres
+    focal: Float[Tensor, " images"]
+    image_size: Float[Tensor, "images 2"]
+    box: Float[Tensor, "images 3"]
+    window: Float[Tensor, "images 4"]  # of the detector: centre x, y, side, roll
+    keypoints: Float[Tensor, "images 17 2"]  # of the detector, COCO17, pixels of the photograph
+    confidence: Float[Tensor, "images 17"]
+    peak: Float[Tensor, "images 17"]
+    fits: Float[Tensor, "images 17 6"]  # Gaussians, cells: amplitude, mean, covariance xx, xy, yy
+    rmse: Float[Tensor, "images 17"]
+    converged: Bool[Tensor, "images 17"]
+    moments: Float[Tensor, "images 17 6"]  # the same, of what exceeds a tenth of the peak
+    template: UInt8[Tensor, " images"]  # the action
+    subject: UInt8[Tensor, " images"]
+    # for evaluation only
+    true_keypoints: Float[Tensor, "images 17 2"]
+    visibility: UInt8[Tensor, "images 17"]
+
+    def __len__(self) -> int:
+        return len(self.focal)
+
+    def __getitem__(self, index: slice | Tensor) -> "LiftingRecords":
+        return LiftingRecords(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @classmethod
+    def join(cls, parts: list["LiftingRecords"]) -> "LiftingRecords":
+        """Put records one after another."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
+
+    @classmethod
+    def read(cls, path: Path) -> "LiftingRecords":
+        """Read one shard; every tensor must be there, and none beside them."""
+        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
+
+    def gaussians(self, kind: str = "fit") -> Gaussians:
+        """Gaussians of the COCO joints, by least squares ("fit") or from "moments".
+
+        A fit that did not converge can be anywhere; its joint gets the Gaussian of the moments.
+        Means stay within the heatmap (official code).
+        """
+        if kind not in SHARP:
+            raise ValueError(f"kind must be one of {', '.join(SHARP)}; got {kind!r}")
+        fitted = self.converged & (kind == "fit")
+        values = torch.where(fitted[..., None], self.fits, self.moments)
+        amplitude, x, y, xx, xy, yy = values.unbind(-1)
+        window = Crop(self.window[:, :2], self.window[:, 2], self.window[:, 3])
+        cosine, sine = window.roll.cos(), window.roll.sin()
+        turn = torch.stack([cosine, -sine, sine, cosine], -1).unflatten(-1, (1, 2, 2))
+        covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
+        sharp = torch.where(fitted, SHARP["fit"], SHARP["moments"])
+        cells = torch.stack([x.clamp(0, GRID.width - 1), y.clamp(0, GRID.height - 1)], -1)
+        return Gaussians(
+            amplitude,
+            window.to_image(GRID.to_crop(cells)),
+            (SHARP_PIXELS / sharp).square()[..., None, None] * (turn @ covariance @ turn.mT),
+        )
+
+    @property
+    def action(self) -> tuple[str, ...]:
+        """Name of every image's action."""
+        return tuple(TEMPLATE_NAMES[index] for index in self.template.tolist())
+
+    @property
+    def ambiguous(self) -> Bool[Tensor, " images"]:
+        """Images with a joint that is wider than 5 px along an axis (the paper's rule)."""
+        return (self.gaussians().derived().sigma[..., 1] > AMBIGUOUS).any(-1)
+
+    def batch(self, *, gaussians: str = "fit", doubled: bool = True) -> LiftingBatch:
+        """What lifting systems see of all these images."""
+        found = self.gaussians(gaussians).derived()
+        return as_seen(self.joints, derivation() @ self.keypoints, found, doubled=doubled)
+
+
+RECIPE = 1  # raise it whenever the same configuration would give other images
+SPLITS = ("train", "validation", "test", *GROUPS)
+HELD_OUT_ACTIONS = ("lunge", "reach_up", "star", "kick", "throw")
+ACTIONS = tuple(name for name in TEMPLATE_NAMES if name not in HELD_OUT_ACTIONS)
+TENTH = 0.1  # of the peak: moments are of what lies above
+_BATCH = 20
+
+
+@dataclass(frozen=True)
+class Scenery:
+    """How one split is filmed."""
+
+    world: World  # occlusion, truncation, window
+    setting: Setting
+    plain: bool = False  # backgrounds of one colour
+
+
+@cache
+def scenery(config: LiftingWorld, split: str) -> Scenery:
+    """Return who is filmed how in a split."""
+    usual = World(
+        window=config.window,
+        backgrounds=config.backgrounds,
+        occluded=config.occluded,
+        truncated=config.truncated,
+        odd=0.0,
+    )
+    shapes = _subjects(config, split)
+    own = Setting(templates=ACTIONS, subjects=shapes)
+    foreign = {"templates": HELD_OUT_ACTIONS, "subjects": shapes}
+    if split == "studio":
+        return Scenery(replace(usual, occluded=0.0, frontal=0.3), Setting(**foreign), plain=True)
+    if split == "rooms":
+        return Scenery(replace(usual, occluded=0.5), Setting(**foreign, pitch=(15.0, 40.0)))
+    if split == "outdoor":
+        cameras = Setting(**foreign, focal=(0.45, 0.7), pitch=(-25.0, -5.0))
+        return Scenery(replace(usual, truncated=0.2), cameras)
+    return Scenery(usual, own)
+
+
+def _subjects(config: LiftingWorld, split: str) -> torch.Tensor:
+    """Body shapes of a split; every split has its own."""
+    counts = [config.train_subjects if name == "train" else config.subjects for name in SPLITS]
+    everybody = draw_betas(sum(counts), rng=np.random.default_rng([config.seed, 97, 1]))
+    return everybody.split(counts)[SPLITS.index(split)]
+
+
+def _seed(config: LiftingWorld, split: str, number: int, *purpose: int) -> list[int]:
+    """Name a stream of random numbers; never ends in 0, since NumPy pads seeds with zeros."""
+    return [config.seed, 98, SPLITS.index(split), number, *purpose, 1]
+
+
+@cache
+def _backgrounds(config: LiftingWorld, split: str) -> np.ndarray:
+    rng = np.random.default_rng(_seed(config, split, 0, 2, 0))
+    if scenery(config, split).plain:
+        colours = rng.integers(30, 225, (config.backgrounds, 1, 1, 3))
+        return np.broadcast_to(colours, (config.backgrounds, 400, 400, 3)).astype(np.uint8)
+    return background_bank(config.backgrounds, 400, rng=rng)
+
+
+def scenes(config: LiftingWorld, split: str, number: int) -> Scenes:
+    """Draw the scenes of one shard."""
+    count = store(config).length(split, number)
+    rng = np.random.default_rng(_seed(config, split, number, 0, 0))
+    filmed = scenery(config, split)
+    body = generate.studio().body
+    return draw_scenes(count, filmed.world, body, rng=rng, setting=filmed.setting)
+
+
+def views(config: LiftingWorld, split: str, number: int, start: int, stop: int) -> Views:
+    """Render images `start` to `stop` of a shard (the same whichever range they are part of)."""
+    rngs = [np.random.default_rng(_seed(config, split, number, 1, i)) for i in range(start, stop)]
+    chosen, bank = scenes(config, split, number)[start:stop], _backgrounds(config, split)
+    studio = generate.studio()
+    filmed = scenery(config, split).world
+    return view(chosen, filmed, studio.body, studio.wardrobe, bank, rngs=rngs)
+
+
+def make_shard(config: LiftingWorld, split: str, number: int) -> LiftingRecords:
+    """Draw, render and detect one shard, and fit Gaussians to its heatmaps."""
+    drawn, parts = scenes(config, split, number), []
+    for start in range(0, len(drawn), _BATCH):
+        stop = min(start + _BATCH, len(drawn))
+        parts.append(_records(drawn[start:stop], views(config, split, number, start, stop)))
+    return LiftingRecords.join(parts)
+
+
+def _records(scene: Scenes, seen: Views) -> LiftingRecords:
+    found = generate.detect(scene, seen.images)
+    window, keypoints = generate.in_photograph(found, scene, seen.images.shape[1])
+    maps = generate.stacked(found, "heatmaps")
+    fit = fit_gaussian(maps)
+    joints = generate.studio().body.keypoints(scene.rotations, scene.betas, "h36m17")
+    return LiftingRecords(
+        joints=joints + scene.translation[:, None],
+        focal=scene.focal,
+        image_size=scene.image_size,
+        box=scene.box,
+        window=window,
+        keypoints=keypoints,
+        confidence=generate.stacked(found, "confidence").float(),
+        peak=generate.stacked(found, "peak").float(),
+        fits=_values(fit.amplitude, fit.mean, fit.covariance),
+        rmse=fit.rmse.float(),
+        converged=fit.converged,
+        moments=_moments(maps),
+        template=scene.template.to(torch.uint8),
+        subject=scene.subject.to(torch.uint8),
+        true_keypoints=seen.keypoints_image,
+        visibility=seen.visibility.to(torch.uint8),
+    )
+
+
+def _moments(maps: torch.Tensor) -> torch.Tensor:
+    """Peak, mean and covariance of what exceeds a tenth of the peak."""
+    peak = maps.amax((-2, -1))
+    high = maps.where(maps >= TENTH * peak[..., None, None], 0)
+    return _values(peak, heatmaps.expectation(high), heatmaps.covariance(high))
+
+
+def _values(peak: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """One row per Gaussian: peak, mean x, y, covariance xx, xy, yy."""
+    parts = [peak[..., None], mean, spread[..., 0, :], spread[..., 1, 1:]]
+    return torch.cat(parts, -1).float()
+
+
+def store(config: LiftingWorld) -> Store[LiftingRecords]:
+    """Return the shards of a lifting world, made or not."""
+    return Store(
+        name="lifting world",
+        config=config,
+        sizes=config.sizes,
+        shard=config.shard,
+        recipe=RECIPE,
+        make=make_shard,
+        read=LiftingRecords.read,
+        join=LiftingRecords.join,
+        folder="lifting",
+        command="world laptop --system lifting",
+    )
+
+
+# Mesh recovery and lifting on the same images, with the same measures.
+#
+# A mesh model reads records of the open world: features, masks and heatmap samples, which the
+# lifting world does not keep. Its images are made again here, pixel by pixel the same, and given
+# to the detector once more. Poses of the mesh model are then brought into the axes of lifting:
+# the 17 joints of Human3.6M, camera axes with y up and z towards the camera, pelvis at the
+# origin.
+
+
+MEASURED = (evaluation.accuracy, evaluation.scores, evaluation.spreads, evaluation.reliability)
+
+
+@dataclass(frozen=True)
+class SharedImages:
+    """The first images of a split of the lifting world, as each kind of system sees them."""
+
+    lifting: LiftingRecords
+    mesh: Records
+    pictures: UInt8[np.ndarray, "images size size 3"]  # the rendered windows
+
+    def __len__(self) -> int:
+        return len(self.lifting)
+
+
+def shared_images(
+    config: LiftingWorld, split: str, count: int, *, generator: torch.Generator
+) -> SharedImages:
+    """Make the first images of a split once more, for both kinds of systems.
+
+    Args:
+        config: a lifting world; missing shards of the split are made.
+        split: e.g. "test".
+        count: images, at most those of the first shard.
+        generator: for samples of the heatmaps, which a mesh model may read.
+    """
+    shards = store(config)
+    length = shards.length(split, 0)
+    if not 1 <= count <= length:
+        raise ValueError(f"count must lie in 1..{length}, the images of a shard; got {count}")
+    shards.generate(splits=[split])
+    filmed = scenery(config, split).world
+    people, parts, pictures = scenes(config, split, 0), [], []
+    for start in range(0, count, _BATCH):
+        stop = min(start + _BATCH, count)
+        seen = views(config, split, 0, start, stop)
+        parts.append(generate.records_of(people[start:stop], seen, filmed, generator))
+        pictures.append(seen.images)
+    kept = shards.load(split)[slice(0, count)]
+    return SharedImages(kept, Records.join(parts), np.concatenate(pictures))
+
+
+def upright(joints: Float[Tensor, "*batch 17 3"]) -> Float[Tensor, "*batch 17 3"]:
+    """Turn H36M17 joints in camera space into lifting's axes, the pelvis at the origin."""
+    turned = joints * joints.new_tensor([1, -1, -1])
+    return turned - turned[..., :1, :]
+
+
+@torch.no_grad()
+def of_mesh_model(
+    model: Humr, body: Body, images: SharedImages, count: int, *, generator: torch.Generator
+) -> Forecast:
+    """Draw hypotheses of a mesh model as 17 joints; the target is the lifting systems'."""
+    modes, samples = [], []
+    device = next(model.parameters()).device
+    for start in range(0, len(images), _BATCH):
+        some = images.mesh[slice(start, start + _BATCH)]
+        batch = some.batch(samples=max(1, model.heatmap_samples), generator=generator).to(device)
+        drawn = model.sample(batch, count, generator=generator)
+        modes.append(upright(drawn.mode.keypoints(body, "h36m17")).cpu())
+        samples.append(upright(drawn.samples.keypoints(body, "h36m17")).cpu())
+    target = images.lifting.batch().target
+    return Forecast(torch.cat(modes), torch.cat(samples), target)
+
+
+@torch.no_grad()
+def of_lifter(
+    model: Lifter, batch: LiftingBatch, count: int, *, generator: torch.Generator
+) -> Forecast:
+    """Draw hypotheses of a lifting system; `batch` as the system was told to read heatmaps."""
+    drawn = model.sample(batch, count, generator=generator)
+    return Forecast(model.mode(batch), drawn, batch.target)
+
+
+@torch.no_grad()
+def measured(drawn: Forecast, images: SharedImages) -> pd.DataFrame:
+    """One row per image with the columns of `lifting_evaluation.evaluate`, as far as all have."""
+    columns = {name: value for part in MEASURED for name, value in part(drawn).items()}
+    table = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+    template = images.lifting.template.int().tolist()
+    table.insert(0, "action", [TEMPLATE_NAMES[index] for index in template])
+    table.insert(0, "image", range(len(table)))
+    return table

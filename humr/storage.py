@@ -1,0 +1,197 @@
+"""Shards: a data set in numbered files, each made by itself, by any process, whole or absent.
+
+A shard depends on the configuration, the split and its number alone, so that any process can make
+any shard, in any order, again and again. A manifest names the hash of each.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from humr.config import config_hash, to_dict
+from humr.files import DATA, digest, in_place_of, provenance, write_text
+
+WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
+T = TypeVar("T")
+
+
+def read_tensors(path: Path, expected: set[str]) -> dict[str, Tensor]:
+    """Read one shard; every tensor must be there, and none beside them."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path.name} is not a readable shard ({error}); delete it and run the world again"
+        ) from error
+    if tensors.keys() != expected:
+        raise ValueError(
+            f"{path.name}: missing {sorted(expected - tensors.keys())}, unknown "
+            f"{sorted(tensors.keys() - expected)}; it comes from another version of humr: "
+            "delete it and run the world again"
+        )
+    return tensors
+
+
+def write(path: Path, records: Any) -> None:  # noqa: ANN401
+    """Write the tensors of a dataclass so that the file is either whole or absent."""
+    tensors = {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
+    with in_place_of(path) as part:
+        save_file(tensors, part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store(Generic[T]):
+    """A data set of one configuration.
+
+    Args:
+        name: what the progress bar says, and the prefix of the folder if there is a `folder`.
+        config: decides the content, with `recipe`.
+        sizes: images per split.
+        shard: images per file.
+        recipe: of the code; raised whenever the same configuration would give other images.
+        make: makes one shard from (config, split, number); a function of a module, so that other
+            processes find it.
+        read: reads one shard.
+        join: puts shards one after another.
+        folder: in `data`.
+        command: that makes it.
+        workers: processes that make it, unless the caller says; None: as many as cores.
+    """
+
+    name: str
+    config: Any
+    sizes: Mapping[str, int]
+    shard: int
+    recipe: int
+    make: Callable[[Any, str, int], T]
+    read: Callable[[Path], T]
+    join: Callable[[list[T]], T]
+    folder: str = "world"
+    command: str = "world"
+    workers: int | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where the files live: one folder for each configuration and recipe."""
+        return DATA / self.folder / f"{config_hash(self.config)}-{self.recipe}"
+
+    def paths(self, split: str) -> list[Path]:
+        """Paths of all shards of a split, made or not."""
+        if split not in self.sizes:
+            known = ", ".join(self.sizes)
+            raise ValueError(f"unknown split {split!r}; expected one of {known}")
+        count = -(-self.sizes[split] // self.shard)
+        return [self.directory / f"{split}-{i:05d}.safetensors" for i in range(count)]
+
+    def length(self, split: str, number: int) -> int:
+        """Images in a shard."""
+        return min(self.shard, self.sizes[split] - number * self.shard)
+
+    def generate(self, *, splits: Iterable[str] | None = None, workers: int | None = None) -> Path:
+        """Make every shard that is missing, in several processes, and write the manifest."""
+        jobs = [
+            (split, i)
+            for split in (self.sizes if splits is None else splits)
+            for i, path in enumerate(self.paths(split))
+            if not path.exists()
+        ]
+        if jobs:
+            small = sum(self.length(*job) for job in jobs) <= WORTH_A_PROCESS
+            self._run(jobs, 1 if small else workers or self.workers or os.cpu_count() or 1)
+        if jobs or not (self.directory / "manifest.json").exists():
+            self._write_manifest()
+        return self.directory
+
+    def make_one(self, split: str, number: int) -> int:
+        """Make and write one shard; returns its number of images."""
+        write(self.paths(split)[number], self.make(self.config, split, number))
+        return self.length(split, number)
+
+    def load(self, split: str) -> T:
+        """Read a split into memory, checking each shard against the manifest."""
+        return self.join(self.shards(split))
+
+    def shards(self, split: str) -> list[T]:
+        """Read the shards of a split one by one, checking each against the manifest."""
+        paths = self.paths(split)
+        if missing := [p.name for p in paths if not p.exists()]:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(paths)} shards of {split!r} are not there yet "
+                f"(first: {missing[0]}); make them with: python3 -m humr {self.command}"
+            )
+        expected = json.loads((self.directory / "manifest.json").read_text())["shards"]
+        for path in paths:
+            if digest(path) != expected.get(path.name):
+                raise ValueError(
+                    f"{path.name} is not what the manifest says (damaged, or made by other code); "
+                    "delete it and manifest.json, and run the world again"
+                )
+        return [self.read(path) for path in paths]
+
+    def _run(self, jobs: list[tuple[str, int]], workers: int) -> None:
+        total = sum(self.length(*job) for job in jobs)
+        with tqdm(total=total, desc=self.name, unit="image", mininterval=2) as bar:
+            if workers == 1:
+                for job in jobs:
+                    bar.update(self.make_one(*job))
+                return
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+                futures = [pool.submit(self.make_one, *job) for job in jobs]
+                for future in as_completed(futures):
+                    bar.update(future.result())
+
+    def _write_manifest(self) -> None:
+        present = [p for split in self.sizes for p in self.paths(split) if p.exists()]
+        manifest = {
+            "world": to_dict(self.config),
+            "recipe": self.recipe,
+            "written": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "shards": {p.name: digest(p) for p in present},
+        }
+        write_text(self.directory / "manifest.json", json.dumps(manifest, indent=1))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+# Checkpoints: weights in safetensors, and beside them a JSON that says what they are.
+
+
+def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write `stem.safetensors` and, last, `stem.json`: weights, and what they are."""
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    with in_place_of(stem.with_suffix(".safetensors")) as part:
+        save_file(tensors, part)
+    write_text(stem.with_suffix(".json"), json.dumps({**provenance(), **about}, indent=1) + "\n")
+
+
+def load_model(stem: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[Any, dict]:
+    """Build a model from its JSON and load its weights strictly; returns (model, description)."""
+    weights, text = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    for path in (weights, text):
+        if not path.exists():
+            raise FileNotFoundError(f"no checkpoint {path.name} in {path.parent}")
+    about = json.loads(text.read_text())
+    model = build(about)
+    try:
+        tensors = {
+            n: t.float() if t.is_floating_point() else t for n, t in load_file(weights).items()
+        }
+        model.load_state_dict(tensors, strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{weights.name} does not fit its description: {error}") from error
+    return model.eval(), about

@@ -1,0 +1,131 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from humr.batches import OBJECT_OCCLUDED, OUTSIDE, SELF_OCCLUDED, VISIBLE
+from humr.bodies.body import load_body
+from humr.experiments.profiles import profile
+from humr.figures import gallery
+from humr.figures.gallery import Facts, Gallery, Rule
+from humr.skeletons import COCO17
+from humr.world import generate
+
+EVERYWHERE = torch.ones(6, 17, dtype=torch.bool)
+SCORE = torch.arange(6 * 17.0).reshape(6, 17)
+
+
+def rule(allowed=EVERYWHERE, **options):
+    return Rule("1", "a score", "m", SCORE, allowed, **options)
+
+
+def test_the_largest_and_the_middle_are_what_they_say():
+    table = gallery.choose([rule(), rule(quantile=0.5)])
+    assert (table.image[0], table.joint[0], table.value[0]) == (5, COCO17.names[16], 101)
+    assert table.value[1] == SCORE[:5].median()  # image 5 is taken
+
+
+def test_an_image_is_shown_once():
+    table = gallery.choose([rule()] * 6)
+    assert sorted(table.image) == [0, 1, 2, 3, 4, 5]
+
+
+def test_only_allowed_joints_are_chosen():
+    allowed = torch.zeros(6, 17, dtype=torch.bool)
+    allowed[2, 4] = True
+    table = gallery.choose([rule(allowed)])
+    assert (table.image[0], table.joint[0]) == (2, COCO17.names[4])
+
+
+def test_a_world_too_small_for_the_rules_still_gives_pictures():
+    nowhere = torch.zeros(6, 17, dtype=torch.bool)
+    table = gallery.choose([rule(nowhere)] * 8)
+    assert len(table) == 8
+
+
+def made_up_facts(generator, count=400):
+    draw = torch.rand(count, 17, generator=generator)
+    visibility = torch.full((count, 17), VISIBLE)
+    for share, value in ((0.05, SELF_OCCLUDED), (0.1, OBJECT_OCCLUDED), (0.15, OUTSIDE)):
+        visibility[(draw > share - 0.05) & (draw <= share)] = value
+    visibility[:60] = VISIBLE
+    values = [torch.rand(count, 17, generator=generator) for _ in range(3)]
+    per_image = [torch.rand(count, generator=generator) for _ in range(2)]
+    return Facts(*values, *per_image, visibility)
+
+
+def test_every_figure_shows_what_its_rule_asks_for(generator):
+    found = made_up_facts(generator)
+    table = gallery.choose(gallery.rules(found))
+    state = [
+        found.visibility[i, COCO17.index(j)] for i, j in zip(table.image, table.joint, strict=True)
+    ]
+    for index, row in table.iterrows():
+        if "hidden" in row.of and "nothing" not in row.of:
+            assert state[index] in (SELF_OCCLUDED, OBJECT_OCCLUDED)
+        if "behind the body" in row.of:
+            assert state[index] == SELF_OCCLUDED
+        if "outside the picture" in row.of:
+            assert state[index] == OUTSIDE
+        if "nothing hidden" in row.of:
+            assert (found.visibility[row.image] == VISIBLE).all()
+        if row.figure != "S3":
+            assert (found.visibility[row.image] == VISIBLE).sum() >= gallery.SEEN
+    assert table.image.is_unique
+    assert set(", ".join(table.figure).split(", ")) == {"1", "2", "4", "5", "6", "S3", "S4", "S5",
+                                                        "S6"}  # fmt: skip
+
+
+def test_facts_and_projections_come_from_the_device_of_the_model(records, untrained, device):
+    model, body = untrained().to(device), load_body("small")
+    found = gallery.facts(model, body, records, hypotheses=3, batch=9)
+    assert {value.device.type for value in vars(found).values()} == {"cpu"}
+    cases = gallery.choose(gallery.rules(found))
+    points = gallery.project_cases(model, body, records, cases, hypotheses=3, seed=0)
+    assert points.device.type == "cpu"
+    assert points.shape == (len(cases), 3, 2)
+
+
+@pytest.fixture
+def small():
+    cases = pd.DataFrame(
+        {"figure": ["1", "4, 6"], "image": [3, 5], "joint": ["left_wrist", "right_knee"],
+         "value": [0.1, 0.2], "unit": ["m", "m"], "quantile": [1.0, 0.5], "of": ["a", "b"]}
+    )  # fmt: skip
+    points = {name: torch.rand(2, 4, 2) for name in ("prohmr", "mask")}
+    return Gallery(profile("smoke").run.world, cases, points, "0" * 8)
+
+
+def test_a_gallery_survives_its_file(small, tmp_path):
+    small.write(tmp_path / "g.safetensors")
+    read = Gallery.read(tmp_path / "g.safetensors")
+    pd.testing.assert_frame_equal(read.cases, small.cases)
+    assert list(read.projections) == ["prohmr", "mask"]
+    torch.testing.assert_close(read.projections["mask"], small.projections["mask"], atol=1e-3,
+                               rtol=1e-3)  # fmt: skip
+    assert (read.world, read.shipped) == (small.world, small.shipped)
+
+
+def test_a_gallery_of_other_images_is_refused(small, tmp_path, monkeypatch):
+    small.write(tmp_path / "g.safetensors")
+    monkeypatch.setattr(generate, "RECIPE", generate.RECIPE + 1)
+    with pytest.raises(ValueError, match="make it again"):
+        Gallery.read(tmp_path / "g.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"python -m humr\.gallery"):
+        Gallery.read(tmp_path / "absent.safetensors")
+
+
+def test_cases_belong_to_the_figures_that_share_them(small):
+    assert small.rows("1") == [0]
+    assert small.rows("4") == small.rows("6") == [1]
+    assert replace(small).rows("S6") == []
+
+
+def test_the_committed_gallery_is_complete():
+    kept = Gallery.read(gallery.COMMITTED)
+    assert kept.current, "the shipped checkpoint is newer: python -m humr.figures.gallery laptop"
+    assert set(kept.projections) == set(gallery.MODELS)
+    assert all(p.isfinite().all() for p in kept.projections.values())
+    assert {len(p) for p in kept.projections.values()} == {len(kept.cases)}
+    assert kept.cases.image.between(0, kept.world.test - 1).all()
