@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from humr.devices import moved
+from humr.devices import to_device
 from humr.geometry import Crop, project
 
 BOX_SCALE = 1.2  # box side / longer side of the person (CLIFF)
@@ -20,7 +20,7 @@ SUPERVISION = {"labelled": (True, True), "points": (False, True), "unlabelled": 
 
 
 @dataclass(frozen=True)
-class Given:
+class Labels2D:
     """Labels of photographs that come as 2D points, and what the official code knows beside.
 
     The open world knows where a person stands and projects its labels; licensed files have the
@@ -34,12 +34,12 @@ class Given:
     on_mask: Bool[Tensor, "batch samples 17"]  # heatmap sample on a person
     mask_valid: Bool[Tensor, " batch"]  # the mask holds the whole person
 
-    def __getitem__(self, index: slice | Tensor) -> "Given":
-        return Given(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    def __getitem__(self, index: slice | Tensor) -> "Labels2D":
+        return Labels2D(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def to(self, device: torch.device | str) -> "Given":
+    def to(self, device: torch.device | str) -> "Labels2D":
         """Move every tensor."""
-        return moved(self, device)
+        return to_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Batch:
     translation: Float[Tensor, "batch 3"]  # not read where `given` is there
     has_pose: Bool[Tensor, " batch"]
     has_points: Bool[Tensor, " batch"]
-    given: Given | None = None  # licensed data: 2D labels in place of projected ones
+    given: Labels2D | None = None  # licensed data: 2D labels in place of projected ones
 
     def __len__(self) -> int:
         return len(self.focal)
@@ -75,7 +75,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move every tensor."""
-        return moved(self, device)
+        return to_device(self, device)
 
     @property
     def _there(self) -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-FOLLOW = ("heatmaps", "certain", "articulated", "all", "labelled", "sure", "guess")
+SUPERVISION_VARIANTS = ("heatmaps", "certain", "articulated", "all", "labelled", "sure", "guess")
 
 
-def later(default: T) -> T:
+def hashed_if_changed(default: T) -> T:
     """Return a field that came later: it counts in `config_hash` only where it is not `default`.
 
     Results that were computed before it existed keep their names.
@@ -148,16 +148,16 @@ class Supervision:
     poses: int | None = None  # images that may show their 3D labels; None: as their split says
     points: int | None = None  # the same for 2D labels
     # heatmaps only of joints in the window that the detector saw (official code, licensed data)
-    window: bool = later(False)  # noqa: FBT003
+    window: bool = hashed_if_changed(False)  # noqa: FBT003
     # pixels of the mask lie at whole numbers, half a pixel before their centres (official code)
-    mask_whole: bool = later(False)  # noqa: FBT003
+    mask_whole: bool = hashed_if_changed(False)  # noqa: FBT003
 
     def __post_init__(self) -> None:
         low, high = self.invisible_below, self.uncertain_below
         require(0 <= low <= high <= 1, f"need 0 <= invisible <= uncertain <= 1; got {low}, {high}")
         require(self.heatmap_samples > 0, "heatmap_samples must be positive")
         one_of("confidence", self.confidence, "map", "samples")
-        one_of("follow", self.follow, *FOLLOW)
+        one_of("follow", self.follow, *SUPERVISION_VARIANTS)
         one_of("heatmaps", self.heatmaps, "own", "shuffled", "gaussian")
         one_of("estimator", self.estimator, "unbiased", "biased")
         one_of("mask_target", self.mask_target, "own", "any")
@@ -186,11 +186,17 @@ class Training:
     validate_every: int = 5_000
     patience: int = 0  # validations without progress before stopping; 0 = never stop
     seed: int = 0
-    beta1: float = later(0.9)  # of Adam
-    beta2: float = later(0.999)
-    halve_at: float | None = later(None)  # share of the steps after which the rate is halved
-    clip_value: float | None = later(None)  # of single gradients, where an objective says so
-    fast: tuple[str, ...] = later(())  # switches of `acceleration`: other rounding, no more
+    beta1: float = hashed_if_changed(0.9)  # of Adam
+    beta2: float = hashed_if_changed(0.999)
+    halve_at: float | None = hashed_if_changed(
+        None
+    )  # share of the steps after which the rate is halved
+    clip_value: float | None = hashed_if_changed(
+        None
+    )  # of single gradients, where an objective says so
+    fast: tuple[str, ...] = hashed_if_changed(
+        ()
+    )  # switches of `acceleration`: other rounding, no more
 
     def __post_init__(self) -> None:
         require(self.steps > 0 and self.batch > 0, "steps and batch must be positive")

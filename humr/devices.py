@@ -222,7 +222,7 @@ def pick_device() -> torch.device:
     return torch.device("cpu" if chosen == "cpu" or not there else "cuda")
 
 
-def moved(record: T, device: torch.device | str) -> T:
+def to_device(record: T, device: torch.device | str) -> T:
     """Move every tensor of a dataclass; what it lacks (None) it still lacks.
 
     Copies to CUDA devices are not waited for. Those from them must be, else they are read early.
@@ -251,7 +251,7 @@ def _widened(value: Any) -> Any:  # noqa: ANN401
     return value.float() if half else value
 
 
-def unrounded(function: Callable[P, T]) -> Callable[P, T]:
+def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     """Let a function of tensors compute in single precision or better, under autocast too.
 
     Networks may multiply in bfloat16, geometry may not: that moves joints by millimetres. What
@@ -316,7 +316,7 @@ def _buffers_option() -> str:
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
-def alone(path: Path, fabric: Fabric) -> AbstractContextManager[object]:
+def run_lock(path: Path, fabric: Fabric) -> AbstractContextManager[object]:
     """Let no other run do the same: the first process of a run holds a lock."""
     return FileLock(path) if fabric.is_global_zero else nullcontext()
 
@@ -328,7 +328,7 @@ def seed_of(seed: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def generator_of(seed: int, fabric: Fabric) -> torch.Generator:
+def batch_generator(seed: int, fabric: Fabric) -> torch.Generator:
     """Return the generator of this process; other than the first also get a dropout of their own.
 
     The networks must be made by then: they start from the same numbers everywhere.
@@ -339,7 +339,7 @@ def generator_of(seed: int, fabric: Fabric) -> torch.Generator:
     return torch.Generator().manual_seed(own)
 
 
-def noise_of(fabric: Fabric, generator: torch.Generator) -> torch.Generator:
+def noise_generator(fabric: Fabric, generator: torch.Generator) -> torch.Generator:
     """Return the generator of the noise inside a step, on the device that reads it.
 
     On CUDA it is the device's own, which dropout takes too and `random_states` keeps: noise from

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from humr.devices import unrounded
+from humr.devices import full_precision
 
 BANDWIDTHS = (0.05, 0.2, 0.9)  # HuMR section 4.5; in crop units
 MASK_TOLERANCE = 0.71  # mask pixels; about half the diagonal of a pixel, sqrt(1/2)
@@ -46,7 +46,7 @@ def reprojection(
     return (weight * error.where(used, 0)).sum(-1)
 
 
-@unrounded
+@full_precision
 def orthonormality(sixd: Float[Tensor, "*batch joints 6"]) -> Float[Tensor, "*batch"]:
     r"""Deviation of 6D rotations from two orthonormal rows, mean of $(A A^\top - I)^2$.
 

@@ -16,7 +16,7 @@ from humr.skeletons import ARTICULATED
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Step:
     """What one step draws, and what it is compared with."""
 
     batch: Batch
@@ -89,7 +89,7 @@ class HumrObjective(nn.Module):
             raise ValueError(f"terms {sorted(terms)} do not match weights {sorted(expected)}")
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
-    def _drawn(self, batch: Batch, generator: torch.Generator, context: Tensor | None) -> Drawn:
+    def _drawn(self, batch: Batch, generator: torch.Generator, context: Tensor | None) -> Step:
         model = self.model
         observation = model.observe(batch, context)
         noise = model.noise(len(batch), self.hypotheses, generator)
@@ -97,7 +97,7 @@ class HumrObjective(nn.Module):
         mode, samples = people[:, 0], people[:, 1:]
         truth = self._truth(batch)
         blur = torch.randn(len(batch), DIM, generator=generator, device=generator.device)
-        return Drawn(
+        return Step(
             batch,
             observation,
             mode,
@@ -115,17 +115,17 @@ class HumrObjective(nn.Module):
         labels = self.body.keypoints(batch.rotations, batch.betas, "coco17")
         return to_crop(labels + batch.translation[:, None], batch)
 
-    def _nll(self, drawn: Drawn) -> Tensor:
+    def _nll(self, drawn: Step) -> Tensor:
         """Negative log-likelihood per dimension of slightly blurred labels (official code)."""
         sixd = matrix_to_sixd(drawn.batch.rotations).flatten(1)
         sixd = sixd + self.supervision.target_noise * drawn.blur
         log_prob = self.model.flow.log_prob(sixd[:, None], drawn.observation.condition)
         return losses.nll(log_prob[:, 0], DIM)
 
-    def _shape(self, drawn: Drawn) -> Tensor:
+    def _shape(self, drawn: Step) -> Tensor:
         return losses.shape(drawn.observation.betas, drawn.batch.betas)
 
-    def _keypoints(self, drawn: Drawn) -> Tensor:
+    def _keypoints(self, drawn: Step) -> Tensor:
         """L1 distance of the mode's projected body joints to the labels'.
 
         Given labels have jaw and left eye beside the 22 (official code).
@@ -140,7 +140,7 @@ class HumrObjective(nn.Module):
             target = to_crop(labels + batch.translation[:, None], batch)
         return losses.reprojection(predicted, target, torch.ones_like(target[..., 0]))
 
-    def _random_keypoints(self, drawn: Drawn) -> Tensor:
+    def _random_keypoints(self, drawn: Step) -> Tensor:
         """L1 distance of the samples' keypoints to the labels', mean over samples (ProHMR)."""
         weight = torch.ones_like(drawn.truth[..., 0])
         if self.supervision.random_visible:
@@ -149,14 +149,14 @@ class HumrObjective(nn.Module):
         weight = weight[:, None].expand(target.shape[:-1])
         return losses.reprojection(drawn.projected, target, weight).mean(-1)
 
-    def _heatmap(self, drawn: Drawn) -> Tensor:
+    def _heatmap(self, drawn: Step) -> Tensor:
         if self.supervision.estimator == "unbiased":
             return losses.heatmap_mmd(drawn.projected, drawn.targets)
         return losses.heatmap_mmd_biased(
             drawn.projected, drawn.targets, first_is_point=self.supervision.first_is_point
         )
 
-    def _mask(self, drawn: Drawn) -> Tensor:
+    def _mask(self, drawn: Step) -> Tensor:
         """Mask loss: to samples of the joint itself, or (official) to any sample or label."""
         batch, invisible = drawn.batch, drawn.targets.invisible
         samples, rule = drawn.targets.samples, self.supervision
@@ -195,7 +195,7 @@ class HumrObjective(nn.Module):
         targets = replace(targets, invisible=targets.invisible & trusted[:, None])
         if rule.window:
             targets = replace(targets, uncertain=targets.uncertain & _in_window(batch))
-        return followed(targets, rule.follow, batch.has_points)
+        return supervision_variant(targets, rule.follow, batch.has_points)
 
     def _confidence(self, batch: Batch) -> Tensor:
         """Confidence of every joint: the maximum of its heatmap, or among samples of it."""
@@ -220,7 +220,7 @@ class HumrObjective(nn.Module):
         return off.sum(-1) <= self.supervision.mask_misses * in_crop.sum(-1)
 
 
-def followed(
+def supervision_variant(
     targets: losses.Targets, follow: str, has_points: Bool[Tensor, " batch"]
 ) -> losses.Targets:
     """Replace the paper's rule by one of the controls of `config.Supervision.follow`."""
@@ -248,15 +248,15 @@ def _in_window(batch: Batch) -> Tensor:
     return batch.given.in_window
 
 
-def _orthonormal_mode(drawn: Drawn) -> Tensor:
+def _orthonormal_mode(drawn: Step) -> Tensor:
     return losses.orthonormality(drawn.mode.sixd)
 
 
-def _orthonormal_samples(drawn: Drawn) -> Tensor:
+def _orthonormal_samples(drawn: Step) -> Tensor:
     return losses.orthonormality(drawn.samples.sixd).mean(-1)
 
 
-def _camera(drawn: Drawn) -> Tensor:
+def _camera(drawn: Step) -> Tensor:
     return losses.camera_scale(drawn.observation.weak[:, 0])
 
 

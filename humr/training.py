@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from humr.config import Training
-from humr.devices import Fabric, faster, generator_of, noise_of, random_states, restore_states
+from humr.devices import (
+    Fabric,
+    batch_generator,
+    faster,
+    noise_generator,
+    random_states,
+    restore_states,
+)
 from humr.files import provenance, write_text
 from humr.storage import save_model
 
@@ -59,7 +66,7 @@ def _fits(size: int, attempt: Callable[[int], object]) -> bool:
     return True
 
 
-def with_advice(
+def explain_oom(
     work: Callable[[], T], *, what: str, size: int, attempt: Callable[[int], object]
 ) -> T:
     """Do some work; if memory is too small for it, say which smaller size would fit.
@@ -94,7 +101,7 @@ CAUSES = (
 )
 
 
-class Ledger:
+class StepLog:
     """Values of the steps: they stay on the device and are read `READ_EVERY` steps at a time."""
 
     def __init__(self) -> None:
@@ -176,7 +183,8 @@ Validate = Callable[[nn.Module], dict[str, float]]
 class Objective(Protocol):
     """What `fit` trains: a module with a `model` inside, the part that is validated and saved.
 
-    It may also have `players() -> dict[str, Player]`; `__call__` then takes `player=<name>` too.
+    It may also have `players() -> dict[str, OptimizerGroup]`; `__call__` then takes
+    `player=<name>` too.
     """
 
     model: nn.Module
@@ -187,7 +195,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Player:
+class OptimizerGroup:
     """Parameters with an optimiser of their own, which stand still in other players' turns."""
 
     parameters: list[nn.Parameter]
@@ -251,16 +259,16 @@ class _Engine:
         self.fabric, self.config, self.objective = fabric, config, objective
         self.model: nn.Module = objective.model
         self.alone = not hasattr(objective, "players")
-        only = {"model": Player(parameters=list(self.model.parameters()))}
-        self.players: dict[str, Player] = only if self.alone else objective.players()
+        only = {"model": OptimizerGroup(parameters=list(self.model.parameters()))}
+        self.players: dict[str, OptimizerGroup] = only if self.alone else objective.players()
         if fabric.world_size > 1 and not self.alone:
             raise ValueError("networks that take turns are trained in one process; got several")
         made: Any = [make_optimizer(p.parameters, config) for p in self.players.values()]
         self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
         self.optimizers: dict[str, Any] = dict(zip(self.players, made, strict=True))
         self.average = Average(self.model, config.average)
-        self.generator = generator_of(config.seed, fabric)  # of batches
-        self.noise = noise_of(fabric, self.generator)
+        self.generator = batch_generator(config.seed, fabric)  # of batches
+        self.noise = noise_generator(fabric, self.generator)
 
     @property
     def others(self) -> dict[str, nn.Parameter]:
@@ -304,7 +312,7 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     about = {**about, **provenance(fabric.device)}  # of the code that runs, not of that at the end
-    engine, ledger, state = _Engine(objective, config, fabric), Ledger(), directory / "state.pt"
+    engine, ledger, state = _Engine(objective, config, fabric), StepLog(), directory / "state.pt"
     progress = _resume(state, engine) if state.exists() else Progress()
     if hasattr(draw, "start"):
         draw.start(progress.step)  # pyright: ignore[reportFunctionMemberAccess]
@@ -352,7 +360,7 @@ def _fitting_step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
     if engine.fabric.world_size > 1:  # the others would wait for gradients of the same attempts
         return _step(engine, draw, step)
     what = "images of a step (Training.batch)"
-    return with_advice(
+    return explain_oom(
         lambda: _step(engine, draw, step), what=what, size=engine.config.batch, attempt=attempt
     )
 

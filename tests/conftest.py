@@ -134,4 +134,6 @@ def case(upright):
 
     world, wrist = profile("smoke").run.world, COCO17.index("left_wrist")
     generator = torch.Generator().manual_seed(0)
-    return gallery.look(world, "test", 3, upright, joint=wrist, hypotheses=6, generator=generator)
+    return gallery.render_example(
+        world, "test", 3, upright, joint=wrist, hypotheses=6, generator=generator
+    )

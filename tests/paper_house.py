@@ -36,8 +36,8 @@ if sys.argv[0] != "-c":
     from humr.licensed import evaluation, inventory, training
     sizes = {{"vertices": {smpl_world.V}, "smplx_vertices": {smpl_world.X}}}
     body._SMPLX_VERTICES, body._SMPLX_FACE = {smpl_world.X}, {smpl_world.FACE}
-    small = functools.partial(evaluation.load_yardstick, **sizes, face={smpl_world.FACE})
-    training.load_yardstick = evaluation.load_yardstick = small
+    small = functools.partial(evaluation.load_evaluator, **sizes, face={smpl_world.FACE})
+    training.load_evaluator = evaluation.load_evaluator = small
     inventory.inspect = lambda *args, **options: []
 """
 

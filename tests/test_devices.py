@@ -5,7 +5,7 @@ import torch
 
 from humr import devices
 from humr.config import Training
-from humr.devices import constant, moved, pick_device, unrounded
+from humr.devices import constant, full_precision, pick_device, to_device
 from humr.launch import notebooks
 
 
@@ -40,7 +40,7 @@ class Inner:
     value: torch.Tensor
 
     def to(self, device):
-        return moved(self, device)
+        return to_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Outer:
 
 def test_a_record_moves_as_a_whole():
     value = torch.zeros(2)
-    there = moved(Outer(value, Inner(value)), "meta")
+    there = to_device(Outer(value, Inner(value)), "meta")
     assert there.value.device.type == there.inner.value.device.type == "meta"
-    assert moved(Outer(value), "meta").inner is None
+    assert to_device(Outer(value), "meta").inner is None
 
 
 @pytest.mark.parametrize(("target", "ahead"), [("cuda", True), ("cpu", False)])
@@ -62,7 +62,7 @@ def test_only_copies_to_cuda_are_not_waited_for(target, ahead, monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "to", lambda self, _, *, non_blocking: seen.append(non_blocking) or self
     )
-    moved(Inner(torch.zeros(2)), target)
+    to_device(Inner(torch.zeros(2)), target)
     assert seen == [ahead]
 
 
@@ -84,8 +84,8 @@ def test_products_are_not_rounded_under_autocast(device, generator):
     a, b = (torch.randn(8, 8, generator=generator).to(device) for _ in range(2))
     with torch.autocast(device.type, torch.bfloat16):
         assert product(a, b).dtype == torch.bfloat16
-        assert torch.equal(unrounded(product)(a, b=b), unrounded(product)(a=a, b=b))
-        found = unrounded(product)(a, b)
+        assert torch.equal(full_precision(product)(a, b=b), full_precision(product)(a=a, b=b))
+        found = full_precision(product)(a, b)
     assert torch.equal(found, a @ b)
     half = a.bfloat16()
-    assert torch.equal(unrounded(product)(half, b), half.float() @ b)
+    assert torch.equal(full_precision(product)(half, b), half.float() @ b)

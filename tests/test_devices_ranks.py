@@ -112,11 +112,11 @@ def test_one_process_touches_no_random_numbers_but_its_own(monkeypatch):
     fabric = devices.make_fabric(CONFIG, device="cpu")
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    generator = devices.generator_of(5, fabric)
+    generator = devices.batch_generator(5, fabric)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
     monkeypatch.setattr(type(fabric), "global_rank", 1)
-    own = devices.generator_of(5, fabric)
+    own = devices.batch_generator(5, fabric)
     assert not torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(own.get_state(), generator.get_state())
 
@@ -134,11 +134,11 @@ def test_states_come_back(generator):
 def test_noise_is_drawn_where_it_is_read(generator, monkeypatch):
     """On the CPU from the one generator; on CUDA from the device's own, which is kept anyway."""
     fabric = devices.make_fabric(CONFIG, device="cpu")
-    assert devices.noise_of(fabric, generator) is generator
+    assert devices.noise_generator(fabric, generator) is generator
     made = [torch.Generator(), torch.Generator()]
     monkeypatch.setattr(torch.cuda, "default_generators", tuple(made))
     monkeypatch.setattr(type(fabric), "device", torch.device("cuda", 1))
-    assert devices.noise_of(fabric, generator) is made[1]
+    assert devices.noise_generator(fabric, generator) is made[1]
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda d: made[d.index].get_state())
     monkeypatch.setattr(
         torch.cuda, "set_rng_state", lambda state, d: made[d.index].set_state(state)
@@ -152,7 +152,7 @@ def test_noise_is_drawn_where_it_is_read(generator, monkeypatch):
 def test_turns_are_for_one_process(monkeypatch):
     class Two(Line):
         def players(self):
-            return {"model": training.Player(parameters=list(self.model.parameters()))}
+            return {"model": training.OptimizerGroup(parameters=list(self.model.parameters()))}
 
     fabric = devices.make_fabric(CONFIG, device="cpu")
     monkeypatch.setattr(type(fabric), "world_size", 2)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from humr import losses
-from humr.batches import Given, to_crop
+from humr.batches import Labels2D, to_crop
 from humr.config import Supervision, Weights
-from humr.objective import HumrObjective, followed
+from humr.objective import HumrObjective, supervision_variant
 
 EVERY = Weights(random_keypoints=1e-3)
 
@@ -158,10 +158,10 @@ def test_controls_follow_what_they_say(follow, labelled, unlabelled):
     # joint 0 certain, 1 uncertain, 2 outside, 3 skipped by the paper
     given = targets([False, True, False, False], [True, True, False, False])
     for has_points, expected in ((True, labelled), (False, unlabelled)):
-        result = followed(given, follow, torch.tensor([has_points]))
+        result = supervision_variant(given, follow, torch.tensor([has_points]))
         assert result.valid[0].tolist() == expected
         assert not result.uncertain.any()
-    assert followed(given, "heatmaps", torch.tensor([True])) is given
+    assert supervision_variant(given, "heatmaps", torch.tensor([True])) is given
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_controls_follow_what_they_say(follow, labelled, unlabelled):
 def test_labelled_images_keep_the_papers_rule(follow, alone):
     given = targets([False, True, False, False], [True, True, False, False])
     for has_points, valid in ((True, [True, True, False, False]), (False, alone)):
-        result = followed(given, follow, torch.tensor([has_points]))
+        result = supervision_variant(given, follow, torch.tensor([has_points]))
         assert result.uncertain[0].tolist() == [False, has_points, False, False]
         assert result.valid[0].tolist() == valid
 
@@ -196,7 +196,7 @@ def given(objective, doubtful):
     points = body.keypoints(doubtful.rotations, doubtful.betas, "coco17")
     shift = doubtful.translation[:, None]
     every = torch.ones(len(doubtful), 17, dtype=torch.bool)
-    return Given(
+    return Labels2D(
         keypoints=to_crop(points + shift, doubtful),
         joints=to_crop(joints + shift, doubtful),
         peak=torch.rand(len(doubtful), 17, generator=generator),
@@ -276,7 +276,7 @@ def test_outside_the_detectors_window_a_joint_follows_its_label(objective, doubt
 def test_given_labels_move_and_are_chosen_with_the_batch(doubtful, given):
     batch = replace(doubtful, given=given)
     part = batch[torch.tensor([2, 0])].to("cpu")
-    for field in fields(Given):
+    for field in fields(Labels2D):
         expected = getattr(given, field.name)[[2, 0]]
         assert torch.equal(getattr(part.given, field.name), expected), field.name
     assert doubtful[slice(0, 2)].given is None

@@ -336,9 +336,13 @@ class Duel(nn.Module):
         self.batches = []
 
     def players(self):
-        critic = training.Player(parameters=list(self.critic.parameters()), updates=self.updates)
+        critic = training.OptimizerGroup(
+            parameters=list(self.critic.parameters()), updates=self.updates
+        )
         weight = [self.model.weight]
-        model = training.Player(parameters=list(self.model.parameters()), rate=0.5, clipped=weight)
+        model = training.OptimizerGroup(
+            parameters=list(self.model.parameters()), rate=0.5, clipped=weight
+        )
         return {"critic": critic, "model": model}
 
     def forward(self, batch, *, generator, player):

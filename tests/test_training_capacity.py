@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from humr import training
-from humr.training import largest_fitting, with_advice
+from humr.training import explain_oom, largest_fitting
 
 
 def allocates(limit):
@@ -23,7 +23,7 @@ def test_halves_until_it_fits(limit, expected):
 
 def test_work_that_fits_is_returned_and_nothing_else_is_tried():
     tried = []
-    assert with_advice(lambda: 7, what="images", size=64, attempt=tried.append) == 7
+    assert explain_oom(lambda: 7, what="images", size=64, attempt=tried.append) == 7
     assert not tried
 
 
@@ -32,14 +32,14 @@ def test_the_error_names_the_size_that_fits():
     with pytest.raises(
         MemoryError, match=r"for 64 images \(training.batch\); 16 fit \(Tried"
     ) as e:
-        with_advice(lambda: work(64), what="images (training.batch)", size=64, attempt=work)
+        explain_oom(lambda: work(64), what="images (training.batch)", size=64, attempt=work)
     assert "statistics" not in str(e.value)
 
 
 def test_says_if_nothing_fits():
     work = allocates(0)
     with pytest.raises(MemoryError, match="not even 1 fits"):
-        with_advice(lambda: work(8), what="images", size=8, attempt=work)
+        explain_oom(lambda: work(8), what="images", size=8, attempt=work)
 
 
 def test_other_errors_pass_unchanged():
@@ -47,13 +47,13 @@ def test_other_errors_pass_unchanged():
         raise ValueError(f"shape {size}")
 
     with pytest.raises(ValueError, match="shape 4"):
-        with_advice(lambda: wrong(4), what="images", size=4, attempt=wrong)
+        explain_oom(lambda: wrong(4), what="images", size=4, attempt=wrong)
 
     def broken(size):
         raise RuntimeError("device-side assert")
 
     with pytest.raises(RuntimeError, match="assert"):
-        with_advice(lambda: allocates(1)(4), what="images", size=4, attempt=broken)
+        explain_oom(lambda: allocates(1)(4), what="images", size=4, attempt=broken)
 
 
 def test_what_a_processor_says_when_its_memory_is_too_small():

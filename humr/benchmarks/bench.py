@@ -44,7 +44,7 @@ def measure(
     return pd.concat(seconds, ignore_index=True), pd.concat(costs, ignore_index=True)
 
 
-def table(seconds: pd.DataFrame, costs: pd.DataFrame, floor: timing.Floor) -> pd.DataFrame:
+def table(seconds: pd.DataFrame, costs: pd.DataFrame, floor: timing.Peak) -> pd.DataFrame:
     """One row per work in our form.
 
     Columns: `group`, `wall` and `user` (median seconds), `per second` (by wall), `of floor` (share
@@ -75,7 +75,7 @@ def write(
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     """Read what `write` wrote: the table, and where it comes from."""
     about = json.loads(path.with_suffix(".json").read_text())
-    both, limit = pd.read_parquet(path), timing.Floor(**about["floor"])
+    both, limit = pd.read_parquet(path), timing.Peak(**about["floor"])
     columns = ["group", "name", "form", "operations", "memory"]
     return table(both, pd.DataFrame(both, columns=columns).drop_duplicates(), limit), about
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from humr.benchmarks.timing import Work
+from humr.benchmarks.timing import Task
 from humr.config import Run
 from humr.detector import load_image
 from humr.licensed.datasets import Licensed, data_set
@@ -29,7 +29,7 @@ SIDES = (250.0, 450.0)  # px, of the boxes: people of BEDLAM
 DETAIL = 40  # px between the colours that are drawn
 
 
-def loader(size: Run, device: str) -> list[Work]:
+def loader(size: Run, device: str) -> list[Task]:
     """Photographs to crops, as annotated and varied, of each kind of file; on the CPU."""
     del size, device
     works = []
@@ -43,7 +43,7 @@ def loader(size: Run, device: str) -> list[Work]:
             "varied crop": _crops(images, varied=True),
         }
         for name, run in parts.items():
-            works.append(Work(name=f"{kind}, {name}", run=run, count=IMAGES))
+            works.append(Task(name=f"{kind}, {name}", run=run, count=IMAGES))
     return works
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from humr import batches, losses, model, posterior
 from humr.batches import Batch, pack_mask
-from humr.benchmarks.timing import Work
+from humr.benchmarks.timing import Task
 from humr.bodies.body import Body, load_body
 from humr.config import Model, Run, Supervision
 from humr.devices import SWITCHES, compile_couplings, faster
@@ -291,8 +291,8 @@ def agree(what: str, ours: Tensor, other: Tensor, limit: float = AGREE) -> None:
         raise ArithmeticError(f"{what}: the forms differ by {error:.1e} (> {limit:g})")
 
 
-def _works(parts: dict[str, Step], form: str, count: int) -> list[Work]:
-    return [Work(name=name, run=run, form=form, count=count) for name, run in parts.items()]
+def _works(parts: dict[str, Step], form: str, count: int) -> list[Task]:
+    return [Task(name=name, run=run, form=form, count=count) for name, run in parts.items()]
 
 
 def _leaf(value: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ def _leaf(value: Tensor) -> Tensor:
 # ----------------------------------------------------------------------- training
 
 
-def training_works(size: Run, device: str) -> list[Work]:
+def training_works(size: Run, device: str) -> list[Task]:
     """A training step after the backbone, whole and by part; gradients included."""
     ours = training(size, device=device)
     images, noise = len(ours.batch), ours.noise()
@@ -420,17 +420,17 @@ def _both_losses(
 # ----------------------------------------------------------------------- evaluation
 
 
-def evaluation_works(size: Run, device: str) -> list[Work]:
+def evaluation_works(size: Run, device: str) -> list[Task]:
     """All metrics of 100 and of 1000 hypotheses per image, from latents; full mesh."""
     works = []
     for hypotheses in (100, 1000):
         ours = evaluation(size.model, images=IMAGES, hypotheses=hypotheses, device=device)
         name, count = f"evaluation, {hypotheses} hypotheses", IMAGES * hypotheses
-        works.append(Work(name=name, run=ours.run, count=count))
+        works.append(Task(name=name, run=ours.run, count=count))
         plain = plain_form() if hypotheses == 100 else None
         if plain is not None:
             run = _plain_evaluation(plain, ours)
-            works.append(Work(name=name, run=run, form="plain", count=count))
+            works.append(Task(name=name, run=run, form="plain", count=count))
     return works
 
 
@@ -459,7 +459,7 @@ def _plain_evaluation(plain: ModuleType, ours: Evaluation) -> Step:
 # ----------------------------------------------------------------------- the open chain
 
 
-def photograph(size: Run, device: str) -> list[Work]:
+def photograph(size: Run, device: str) -> list[Task]:
     """From a photograph to 100 hypotheses, by stage; the shipped network."""
     from skimage import data
 
@@ -486,7 +486,7 @@ def photograph(size: Run, device: str) -> list[Work]:
     return _works(parts, "humr", 1)
 
 
-def open_world(size: Run, device: str) -> list[Work]:
+def open_world(size: Run, device: str) -> list[Task]:
     """The world's images, from nothing to heatmaps and their Gaussian fits (on the CPU)."""
     del device
     images = 8
@@ -501,7 +501,7 @@ def open_world(size: Run, device: str) -> list[Work]:
     return _works(parts, "humr", images)
 
 
-def lifting(size: Run, device: str) -> list[Work]:
+def lifting(size: Run, device: str) -> list[Task]:
     """A training step of the lifting systems, critic included, and 1000 hypotheses of an image."""
     del size
     sizes, generator = profile("laptop"), torch.Generator().manual_seed(0)
@@ -517,7 +517,7 @@ def lifting(size: Run, device: str) -> list[Work]:
     return works
 
 
-GROUPS: dict[str, Callable[[Run, str], list[Work]]] = {
+GROUPS: dict[str, Callable[[Run, str], list[Task]]] = {
     "training": training_works,
     "evaluation": evaluation_works,
     "photo": photograph,
@@ -537,31 +537,31 @@ AXES = {
 }
 
 
-def scaling(size: Run, device: str) -> list[Work]:
+def scaling(size: Run, device: str) -> list[Task]:
     """The same work for more and more of something; works are named "axis: value"."""
     made = {"hypotheses": _hypotheses, "images": _images, "joints": _joints, "context": _context}
     return [work for axis, build in made.items() for work in build(size, device, AXES[axis])]
 
 
-def _hypotheses(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
+def _hypotheses(size: Run, device: str, counts: Sequence[int]) -> list[Task]:
     ours = evaluation(size.model, images=1, hypotheses=1, device=device)
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> None:
         statistics(ours.model, ours.body, ours.batch, count, generator=generator)
 
-    return [Work(name=f"hypotheses: {n}", run=partial(draw, n), count=n) for n in counts]
+    return [Task(name=f"hypotheses: {n}", run=partial(draw, n), count=n) for n in counts]
 
 
-def _images(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
+def _images(size: Run, device: str, counts: Sequence[int]) -> list[Task]:
     works = []
     for count in counts:
         ours = training(changed(size, training={"batch": count}), device=device)
-        works.append(Work(name=f"images: {count}", run=ours.step, count=count))
+        works.append(Task(name=f"images: {count}", run=ours.step, count=count))
     return works
 
 
-def _joints(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
+def _joints(size: Run, device: str, counts: Sequence[int]) -> list[Task]:
     return [
         work
         for n in counts
@@ -569,7 +569,7 @@ def _joints(size: Run, device: str, counts: Sequence[int]) -> list[Work]:
     ]
 
 
-def _context(size: Run, device: str, widths: Sequence[int]) -> list[Work]:
+def _context(size: Run, device: str, widths: Sequence[int]) -> list[Task]:
     plain = plain_form()
     return [
         work
@@ -580,7 +580,7 @@ def _context(size: Run, device: str, widths: Sequence[int]) -> list[Work]:
 
 def _flow(
     size: Run, device: str, name: str, dim: int, context: int, *, plain: ModuleType | None
-) -> list[Work]:
+) -> list[Task]:
     """Draw 100 hypotheses of four images from a flow of other sizes."""
     flow = ConditionalFlow(dim, context, blocks=size.model.blocks, hidden=size.model.hidden)
     flow = flow.to(device).requires_grad_(requires_grad=False)
@@ -589,7 +589,7 @@ def _flow(
     forms: dict[str, Step] = {"humr": lambda: flow.generate(noise, flow.project(seen))[0]}
     if plain is not None:
         forms["plain"] = lambda: plain.generate(flow, noise, seen)
-    return [Work(name=name, run=run, form=form, count=400) for form, run in forms.items()]
+    return [Task(name=name, run=run, form=form, count=400) for form, run in forms.items()]
 
 
 # What the switches of `acceleration`, and half precision, bring: further forms of timed works.
@@ -605,13 +605,13 @@ EXACT = 1e-3
 COMPARED = ("mpjpe_mode", "pve_best", "energy_score")
 
 
-def works(group: str, size: Run, device: str, forms: Sequence[str]) -> list[Work]:
+def works(group: str, size: Run, device: str, forms: Sequence[str]) -> list[Task]:
     """Return the works of a group in further forms; groups without such forms have none."""
     build = {"training": _training, "evaluation": _evaluation}.get(group)
     return [] if build is None else [build(size, device, form) for form in forms]
 
 
-def _training(size: Run, device: str, form: str) -> Work:
+def _training(size: Run, device: str, form: str) -> Task:
     usual, ours = (training(size, device=device) for _ in range(2))
     changed = partial(_in_form, form, device, ours.objective.model.flow)
     for made in (usual, ours):
@@ -619,10 +619,10 @@ def _training(size: Run, device: str, form: str) -> Work:
     limit = TOLERANCE.get(form, EXACT)
     agree(f"training step, {form}", changed(ours.gradients)(), usual.gradients(), limit)
     ours.objective.train()
-    return Work(name="training step", run=changed(ours.step), form=form, count=len(ours.batch))
+    return Task(name="training step", run=changed(ours.step), form=form, count=len(ours.batch))
 
 
-def _evaluation(size: Run, device: str, form: str) -> Work:
+def _evaluation(size: Run, device: str, form: str) -> Task:
     make = partial(evaluation, size.model, images=IMAGES, device=device)
     usual, ours = make(), make()
     run = _in_form(form, device, ours.model.flow, ours.run)
@@ -631,7 +631,7 @@ def _evaluation(size: Run, device: str, form: str) -> Work:
         limit = TOLERANCE.get(form, EXACT)
         agree(f"evaluation, {form}, {name}", found[name], expected[name], limit)
     count = ours.noise.shape[:2].numel()
-    return Work(name="evaluation, 100 hypotheses", run=run, form=form, count=count)
+    return Task(name="evaluation, 100 hypotheses", run=run, form=form, count=count)
 
 
 def _in_form(form: str, device: str, flow: nn.Module, run: Step) -> Step:

@@ -84,7 +84,7 @@ _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Task:
     """One piece of work that can be done again and again."""
 
     name: str
@@ -94,29 +94,29 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Floor:
+class Peak:
     """What a device does at best, measured: products of large matrices, copies of much memory."""
 
     flops: float  # operations per second
     bandwidth: float  # bytes per second, read and written
 
 
-def floor(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Floor:
+def floor(device: Device = "cpu", dtype: torch.dtype = torch.float32) -> Peak:
     """Measure the floor of a device at one precision."""
     side, copied = SIZES[torch.device(device).type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     source = torch.zeros(copied // 4, device=device)
     target = torch.empty_like(source)
-    product = Work(name="product", run=lambda: a @ b)
-    copy = Work(name="copy", run=lambda: target.copy_(source))
+    product = Task(name="product", run=lambda: a @ b)
+    copy = Task(name="copy", run=lambda: target.copy_(source))
     found = timed([product, copy], repeats=7, device=device)
     fastest = {
         str(name): part["wall"].to_numpy().min().item() for name, part in found.groupby("name")
     }
-    return Floor(flops=2 * side**3 / fastest["product"], bandwidth=2 * copied / fastest["copy"])
+    return Peak(flops=2 * side**3 / fastest["product"], bandwidth=2 * copied / fastest["copy"])
 
 
-def operations(work: Work) -> int:
+def operations(work: Task) -> int:
     """Floating-point operations of the matrix products in a work; elementwise ones not counted."""
     with _Counter() as counter:
         work.run()
@@ -143,7 +143,7 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-def timed(works: Sequence[Work], *, repeats: int, device: Device = "cpu") -> pd.DataFrame:
+def timed(works: Sequence[Task], *, repeats: int, device: Device = "cpu") -> pd.DataFrame:
     """Return seconds of every work and repeat: columns name, form, count, repeat, wall, user."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1; got {repeats}")
@@ -157,13 +157,13 @@ def timed(works: Sequence[Work], *, repeats: int, device: Device = "cpu") -> pd.
     return pd.DataFrame(rows)
 
 
-def _times(work: Work, device: Device) -> int:
+def _times(work: Task, device: Device) -> int:
     """How often a work is run in one repeat; the first run, which warms up, does not count."""
     work.run()
     return max(1, round(SHORTEST / max(_once(work, 1, device)["wall"], 1e-6)))
 
 
-def _once(work: Work, number: int, device: Device) -> dict[str, float]:
+def _once(work: Task, number: int, device: Device) -> dict[str, float]:
     _wait(device)
     wall, user = time.perf_counter(), os.times().user
     for _ in range(number):
@@ -202,7 +202,7 @@ def compared(seconds: pd.DataFrame, *, form: str = "humr") -> pd.DataFrame:
     return pd.DataFrame.from_dict(tables, orient="index").rename_axis("name")
 
 
-def costs(works: Sequence[Work], *, device: Device = "cpu") -> pd.DataFrame:
+def costs(works: Sequence[Task], *, device: Device = "cpu") -> pd.DataFrame:
     """Operations and peak memory (MB beyond what was held) of every work, one row each."""
     rows = [
         {

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from numpy.lib.npyio import NpzFile
 from torch import Tensor, nn
 
-from humr.devices import unrounded
+from humr.devices import full_precision
 from humr.files import DATA
 from humr.skeletons import BODY22, COCO17, SKELETONS, SMPLX55
 
@@ -410,7 +410,7 @@ class Body(nn.Module):
         self._check_betas(betas)
         return blend(self.joint_template, self.joint_directions, betas)
 
-    @unrounded
+    @full_precision
     def joints(
         self,
         rotations: Float[Tensor, "*#batch 22 3 3"],
@@ -428,7 +428,7 @@ class Body(nn.Module):
         moved = (turned[..., above, :, :] @ offsets[..., None])[..., 0]
         return torch.cat([placed, placed[..., above, :] + moved], dim=-2)
 
-    @unrounded
+    @full_precision
     def vertices(
         self,
         rotations: Float[Tensor, "*#batch 22 3 3"],
@@ -464,7 +464,7 @@ class Body(nn.Module):
             )
         return _fold(self, regressor).to(self.template)
 
-    @unrounded
+    @full_precision
     def regress(
         self,
         folded: nn.Module,

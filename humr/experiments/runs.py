@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from humr.config import Run, World, config_hash, from_dict
-from humr.devices import SWITCHES, alone, make_fabric, pick_device
+from humr.devices import SWITCHES, make_fabric, pick_device, run_lock
 from humr.experiments.profiles import PROFILES, Profile, profile
 from humr.experiments.systems import SYSTEMS, AnyRun, System, data_folder, store
 from humr.files import (
@@ -59,7 +59,7 @@ def train(
         return directory / "best"
     directory.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(run.training, device=device, devices=devices, nodes=nodes)
-    with alone(directory / "lock", fabric):
+    with run_lock(directory / "lock", fabric):
         fabric.barrier()
         if not (directory / "done.json").exists():
             progress = system.fit(run, name, fabric, directory)

@@ -54,7 +54,7 @@ P = ParamSpec("P")
 DATASET = "dataset"
 
 
-def by_dataset(
+def per_dataset(
     compare: Callable[Concatenate[pd.DataFrame, P], pd.DataFrame],
 ) -> Callable[Concatenate[pd.DataFrame, P], pd.DataFrame]:
     """Let a function of rows compare every test set by itself; its results then name the set."""
@@ -72,7 +72,7 @@ def by_dataset(
     return each
 
 
-def only(rows: pd.DataFrame, dataset: str) -> pd.DataFrame:
+def select_dataset(rows: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Return the rows of one test set; all, where rows are of a single one that has no name."""
     if DATASET not in rows:
         return rows
@@ -82,7 +82,7 @@ def only(rows: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return rows.loc[rows[DATASET] == dataset]
 
 
-def where(rows: pd.DataFrame) -> str:
+def dataset_phrase(rows: pd.DataFrame) -> str:
     """Say what rows are of, for a sentence: "on 3DPW", or "in the open world".
 
     Example:
@@ -103,7 +103,7 @@ UNSTEADY = 0.01  # chance that a table of equal variances has a variant that cou
 # ----------------------------------------------------------------------- estimates
 
 
-@by_dataset
+@per_dataset
 def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) -> pd.DataFrame:
     """Mean of each metric per variant, with an interval over images and over training again.
 
@@ -124,7 +124,7 @@ def means(rows: pd.DataFrame, metrics: Sequence[str], *, level: float = 0.95) ->
     return pd.DataFrame(result)
 
 
-@by_dataset
+@per_dataset
 def differences(
     rows: pd.DataFrame, reference: str, metrics: Sequence[str], *, level: float = 0.95
 ) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def differences(
     return pd.DataFrame(result)
 
 
-@by_dataset
+@per_dataset
 def gains(
     rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]
 ) -> pd.DataFrame:
@@ -340,7 +340,7 @@ class Claim:
         return "reproduced" if inside else "not reproduced" if outside else "unclear"
 
 
-@by_dataset
+@per_dataset
 def verdicts(rows: pd.DataFrame, claims: Sequence[Claim], *, level: float = 0.95) -> pd.DataFrame:
     """Test each claim: reproduced, not reproduced, or unclear (always, with a single seed)."""
     result = []

@@ -349,7 +349,12 @@ def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> traini
         config,
         directory,
         fabric=fabric,
-        about={"system": "humr", "name": name, "run": to_dict(run), "recipe": generate.RECIPE},
+        about={
+            "system": "humr",
+            "name": name,
+            "run": to_dict(run),
+            "recipe": generate.DATA_VERSION,
+        },
     )
 
 
@@ -454,13 +459,13 @@ _LIFTING: dict[str, Any] = {
 }
 _FLOW = _LIFTING | {"fit": fit_flow, "build": build_flow}
 _PROPOSE = _LIFTING | {"fit": fit_propose, "build": build_propose}
-_OPEN: dict[str, Any] = {"recipe": world.RECIPE}
-_PAPER: dict[str, Any] = {"recipe": lifting.RECIPE, "check": lifting.check}
+_OPEN: dict[str, Any] = {"recipe": world.DATA_VERSION}
+_PAPER: dict[str, Any] = {"recipe": lifting.DATA_VERSION, "check": lifting.check}
 SYSTEMS: dict[type, System] = {
     Run: System(
         name="humr",
         store=generate.store,
-        recipe=generate.RECIPE,
+        recipe=generate.DATA_VERSION,
         fit=fit,
         build=build,
         evaluate=evaluate_mesh,
@@ -471,7 +476,7 @@ SYSTEMS: dict[type, System] = {
     PaperRun: System(
         name="paper",
         store=licensed_training.store,
-        recipe=features.RECIPE,
+        recipe=features.DATA_VERSION,
         fit=licensed_training.fit,
         build=licensed_training.build,
         evaluate=licensed_training.evaluate,

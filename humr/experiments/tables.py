@@ -105,7 +105,7 @@ def _head(title: str, line: Mapping[str, str]) -> str:
     return title.replace("open world", place) if "open world" in title else f"{title}, {place}"
 
 
-def show(table: pd.DataFrame, *, best: bool = False) -> "Shown":
+def show(table: pd.DataFrame, *, best: bool = False) -> "HtmlTable":
     """Render a table in a notebook, or as text; "not reproduced" is bold.
 
     Estimate, low and high become one column. With `best`, so is the best value of each column
@@ -119,11 +119,11 @@ def show(table: pd.DataFrame, *, best: bool = False) -> "Shown":
         numbers = np.array([worth * _leading(cell) for cell in text.iloc[:, i]])
         if worth and np.isfinite(numbers).any():
             bold.iloc[:, i] |= numbers == np.nanmax(numbers)
-    return Shown(text, bold)
+    return HtmlTable(text, bold)
 
 
 @dataclass(frozen=True)
-class Shown:
+class HtmlTable:
     """A table of strings; the same bytes every time, and bold without a style sheet."""
 
     text: pd.DataFrame
@@ -194,7 +194,7 @@ def direction(metric: str) -> int:
 
 
 @dataclass(frozen=True)
-class Compute:
+class TrainingCost:
     """What training cost."""
 
     runs: int
@@ -208,7 +208,7 @@ class Compute:
         return f"{self.runs} runs, {self.steps} steps, {time} of training"
 
 
-def compute(rows: pd.DataFrame) -> Compute:
+def compute(rows: pd.DataFrame) -> TrainingCost:
     """Total of the columns `steps` and `seconds`, which hold one value per run.
 
     A run is a (configuration, seed), where `key` begins with the hash of the configuration, or a
@@ -217,4 +217,4 @@ def compute(rows: pd.DataFrame) -> Compute:
     """
     name = rows["key"].str.partition("-")[0] if "key" in rows else rows["variant"]
     each = rows[~pd.DataFrame({"name": name, "seed": rows["seed"]}).duplicated()]
-    return Compute(len(each), int(np.sum(each["steps"])), float(np.sum(each["seconds"])))
+    return TrainingCost(len(each), int(np.sum(each["steps"])), float(np.sum(each["seconds"])))

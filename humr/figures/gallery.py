@@ -49,7 +49,7 @@ GREY = 245  # of what was not rendered
 
 
 @dataclass(frozen=True)
-class Case:
+class Example:
     """One image of the open world as a photograph, with the truth and a model's posterior."""
 
     image: int  # number in its split
@@ -119,13 +119,13 @@ class Case:
         }
 
 
-def judge(sets: Iterable[tuple[Case, Float[Tensor, "points 2"]]]) -> dict[str, float]:
-    """Mean of `Case.judge` over several cases, each with its own points."""
+def score(sets: Iterable[tuple[Example, Float[Tensor, "points 2"]]]) -> dict[str, float]:
+    """Mean of `Example.score` over several examples, each with its own points."""
     judged = [case.judge(points) for case, points in sets]
     return {name: sum(one[name] for one in judged) / len(judged) for name in judged[0]}
 
 
-def look(
+def render_example(
     config: World,
     split: str,
     image: int,
@@ -134,7 +134,7 @@ def look(
     joint: int,
     hypotheses: int,
     generator: torch.Generator,
-) -> Case:
+) -> Example:
     """Render an image of a split again, detect, and draw hypotheses."""
     shard, index = divmod(image, config.shard)
     scene = generate.scenes(config, split, shard)[index : index + 1]
@@ -147,7 +147,7 @@ def look(
     photograph = paste(seen.images[0], scene)
     people = People(matrix_to_sixd(scene.rotations), scene.betas, scene.translation)[0]
     window = Crop.upright(scene.window.centre[0], scene.window.side[0])
-    return Case(image, Posterior(photograph, detection, batch, drawn), joint, people,
+    return Example(image, Posterior(photograph, detection, batch, drawn), joint, people,
                 seen.keypoints_image[0], seen.visibility[0], window,
                 (seen.person | seen.occluder)[0])  # fmt: skip
 
@@ -350,8 +350,8 @@ class Gallery:
 
     def write(self, path: Path) -> None:
         """Write one small file."""
-        about = {"world": to_dict(self.world), "recipe": generate.RECIPE, "shipped": self.shipped,
-                 "models": list(self.projections),
+        about = {"world": to_dict(self.world), "recipe": generate.DATA_VERSION,
+                 "shipped": self.shipped, "models": list(self.projections),
                  "cases": self.cases.to_dict("records")}  # fmt: skip
         tensors = {name: points.half().contiguous() for name, points in self.projections.items()}
         with in_place_of(path) as part:
@@ -367,10 +367,10 @@ class Gallery:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
             projections = {name: file.get_tensor(name).float() for name in about["models"]}
-        if about["recipe"] != generate.RECIPE:
+        if about["recipe"] != generate.DATA_VERSION:
             raise ValueError(
-                f"{path.name} is of world recipe {about['recipe']}, this is {generate.RECIPE}; "
-                "make it again: python -m humr.figures.gallery laptop"
+                f"{path.name} is of world recipe {about['recipe']}, this is "
+                f"{generate.DATA_VERSION}; make it again: python -m humr.figures.gallery laptop"
             )
         config = from_dict(World, about["world"])
         return cls(config, pd.DataFrame(about["cases"]), projections, about["shipped"])
@@ -384,12 +384,14 @@ class Gallery:
         """Numbers of the cases of one figure."""
         return [i for i, f in enumerate(self.cases.figure) if figure in f.split(", ")]
 
-    def look(self, figure: str, model: Humr, **options: Any) -> list[Case]:  # noqa: ANN401
+    def look(self, figure: str, model: Humr, **options: Any) -> list[Example]:  # noqa: ANN401
         """Look at the images of one figure again; options as in `look`."""
         cases = []
         for row in self.rows(figure):
             image, name = int(self.cases.image[row]), str(self.cases.joint[row])
-            case = look(self.world, SPLIT, image, model, joint=COCO17.index(name), **options)
+            case = render_example(
+                self.world, SPLIT, image, model, joint=COCO17.index(name), **options
+            )
             points = {m: case.to_image(p[row]) for m, p in self.projections.items()}
             cases.append(replace(case, projections=points))
         return cases

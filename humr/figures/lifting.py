@@ -41,7 +41,7 @@ FRONT, SIDE = (
 REACH = 1.05  # metres around the pelvis that are shown
 
 
-def sticks(
+def stick_figures(
     ax: Axes,
     poses: Float[Tensor, "hypotheses 17 3"],
     view: tuple[int, int],
@@ -70,14 +70,14 @@ def stick_hypotheses(
     """Draw the first hypotheses thin, the mode, and the label in black."""
     few = samples[:limit]
     alpha = max(0.15, min(1.0, 4 / len(few)))
-    sticks(ax, few, view, colour=COLOURS[role], alpha=alpha, width=0.8)
+    stick_figures(ax, few, view, colour=COLOURS[role], alpha=alpha, width=0.8)
     if mode is not None:
-        sticks(ax, mode[None], view, colour=COLOURS[role], width=1.6)
-    sticks(ax, target[None], view, colour="black", width=1.3)
-    return framed(ax)
+        stick_figures(ax, mode[None], view, colour=COLOURS[role], width=1.6)
+    stick_figures(ax, target[None], view, colour="black", width=1.3)
+    return square_axes(ax)
 
 
-def framed(ax: Axes) -> Axes:
+def square_axes(ax: Axes) -> Axes:
     """Show a square around the pelvis, without ticks."""
     ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
     ax.grid(visible=False)
@@ -181,7 +181,7 @@ def hypotheses(
     """Show few hypotheses as sticks, one H36M17 joint of all as dots, the truth as a star."""
     _show(ax, _faded(seen), f"{len(samples)} hypotheses")
     points = seen.projected(samples)
-    sticks(ax, pad(points[:few], (0, 1)), FRONT, colour=COLOURS["predicted"])
+    stick_figures(ax, pad(points[:few], (0, 1)), FRONT, colour=COLOURS["predicted"])
     x, y = points[:, joint].T.numpy()
     ax.scatter(x, y, s=6, color=COLOURS["wrong"], linewidths=0, alpha=0.6, zorder=3)
     truth = seen.projected(seen.records.batch().target)[0, joint].tolist()

@@ -22,7 +22,7 @@ from humr import detector, metrics
 from humr.bodies import rendering
 from humr.bodies.body import Body
 from humr.figures.charts import COLOURS
-from humr.figures.gallery import Case
+from humr.figures.gallery import Example
 from humr.geometry import Crop
 from humr.heatmaps import GRID
 from humr.losses import inside_mask, mask_penalised
@@ -283,7 +283,7 @@ def star(ax: Axes, window: Window, point_image: Float[Tensor, "2"]) -> Axes:
     return fix(ax, window)
 
 
-def outline(ax: Axes, window: Window, case: Case) -> Axes:
+def outline(ax: Axes, window: Window, case: Example) -> Axes:
     """Draw the edge of person and objects: inside it a hidden joint may be."""
     size = case.silhouette.shape[0]
     ticks = ((torch.arange(size) + 0.5) / size * 2 - 1)[:, None].expand(-1, 2)
@@ -295,7 +295,7 @@ def outline(ax: Axes, window: Window, case: Case) -> Axes:
 def one_joint(
     ax: Axes,
     window: Window,
-    case: Case,
+    case: Example,
     points_image: Float[Tensor, "points 2"],
     title: str,
 ) -> float:
@@ -367,7 +367,7 @@ def hypotheses(
     return window
 
 
-def failure(axes: Row, case: Case, body: Body) -> Window:
+def failure(axes: Row, case: Example, body: Body) -> Window:
     """Show picture, mode coloured by spread, mode and truth (orange) from the side, one joint."""
     posterior = case.posterior
     points = posterior.projected(body, case.joint)
@@ -384,7 +384,7 @@ def failure(axes: Row, case: Case, body: Body) -> Window:
     return window
 
 
-def ends(front: Axes, side: Axes, case: Case, body: Body) -> None:
+def ends(front: Axes, side: Axes, case: Example, body: Body) -> None:
     """Show the samples of wrists and ankles in metres about the pelvis: front and side view."""
     posterior = case.posterior
     samples = relative_to_hips(posterior.keypoints(body))
@@ -413,7 +413,11 @@ def relative_to_hips(points: Float[Tensor, "*batch 17 3"]) -> Float[Tensor, "*ba
 
 
 def mask_pull(
-    ax: Axes, window: Window, case: Case, points_image: Float[Tensor, "points 2"], targets: Tensor
+    ax: Axes,
+    window: Window,
+    case: Example,
+    points_image: Float[Tensor, "points 2"],
+    targets: Tensor,
 ) -> int:
     """Show which hypotheses the mask loss moves, and to which heatmap sample (HuMR, figure 4).
 

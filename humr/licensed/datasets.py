@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from humr.config import Run, later, one_of, require
+from humr.config import Run, hashed_if_changed, one_of, require
 from humr.files import DATA, find
 from humr.lifting.config import GROUPS, LiftingRule, LiftingRun, ProposeRule, ProposeRun
 
@@ -151,8 +151,8 @@ class Human36m:
     validation: int = 2_000  # images of these that are validated on, evenly spread
     transfer: bool = True  # the test set of MPI-INF-3DHP
     # Its 2D poses: the labels, as both papers seem to do, or a detector's "heatmaps" (FMPose).
-    transfer_poses: str = later("labels")
-    tested_images: int = later(
+    transfer_poses: str = hashed_if_changed("labels")
+    tested_images: int = hashed_if_changed(
         0
     )  # of every split that models are measured on, evenly spread; 0: all
 
@@ -259,7 +259,7 @@ class Licensed:
     precision: str = "float32"  # of the backbone, or "bfloat16"
     held_out: float = 0.01  # share at the end of every training set that is not trained on
     validation: int = 600  # people of these that are validated on, evenly spread
-    tested: int = later(0)  # people of every test set, evenly spread; 0: all
+    tested: int = hashed_if_changed(0)  # people of every test set, evenly spread; 0: all
     shard: int = 500  # people per file
 
     def __post_init__(self) -> None:

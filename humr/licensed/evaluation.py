@@ -143,7 +143,7 @@ COCO = slice(SMPL.stop, SMPL.stop + len(COCO17))
 _HALF = 1 / EVALUATION_SIZE
 
 
-class Yardstick(nn.Module):
+class SmplEvaluator(nn.Module):
     """SMPL-X, SMPL, and the points that both are compared by; follows `.to(device, dtype)`."""
 
     transfer: Tensor  # sparse, (SMPL's vertices, `chosen`)
@@ -203,14 +203,14 @@ def _check_sizes(body: Body, transfer: Tensor, neutral: SmplBody, h36m: Tensor) 
             )
 
 
-def load_yardstick(
+def load_evaluator(
     *,
     root: Path = LICENSED,
     dtype: torch.dtype = torch.float32,
     vertices: int = VERTICES,
     smplx_vertices: int = SMPLX_VERTICES,
     face: Mapping[str, int] = FACE,
-) -> Yardstick:
+) -> SmplEvaluator:
     """Read everything from the licensed folder (other sizes are for tests)."""
     body = load_body(find(root, *SMPLX_BODY), dtype=dtype)
     smpl = load_bodies(root=root, vertices=vertices, dtype=dtype)
@@ -218,7 +218,7 @@ def load_yardstick(
     transfer = read_transfer(matrix, vertices=vertices, smplx_vertices=smplx_vertices)
     regressor = existing(root / "utils/J_regressor_h36m.npy")
     h36m = read_h36m_regressor(regressor, vertices=vertices)
-    return Yardstick(body, transfer, smpl, h36m, face=face)
+    return SmplEvaluator(body, transfer, smpl, h36m, face=face)
 
 
 # ------------------------------------------------------------------------- labels
@@ -242,7 +242,7 @@ class Truth:
 def truth_of(
     people: Annotations,
     seen: Batch,
-    yardstick: Yardstick,
+    yardstick: SmplEvaluator,
     mask: Bool[Tensor, "batch rows rows"] | None = None,
 ) -> Truth:
     """Collect the labels: SMPL's bodies of everybody's gender, 2D joints, visibility."""
@@ -326,7 +326,7 @@ class Forecast:
 
 @torch.no_grad()
 def forecast(
-    pieces: Iterable[People], truth: Truth, yardstick: Yardstick, *, include_z0: bool = True
+    pieces: Iterable[People], truth: Truth, yardstick: SmplEvaluator, *, include_z0: bool = True
 ) -> Forecast:
     """Measure hypotheses as they come, in pieces of any number; the first one is the mode."""
     parts, total, counted = [], torch.zeros_like(truth.vertices), 0
@@ -351,7 +351,7 @@ def _mode_apart(pieces: Iterable[People]) -> Iterator[People]:
 
 
 def _measured(
-    people: People, truth: Truth, yardstick: Yardstick
+    people: People, truth: Truth, yardstick: SmplEvaluator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Joints, COCO-17 and errors of some hypotheses, and the sum of their surfaces."""
     body, like = yardstick.body, yardstick.h36m
@@ -465,7 +465,7 @@ SAME = 1e-2  # px by which the boxes of a batch may differ from those of its ann
 def evaluate(
     model: Humr,
     pairs: Iterable[tuple[Batch, Annotations]],
-    yardstick: Yardstick,
+    yardstick: SmplEvaluator,
     *,
     hypotheses: int = 100,
     seed: int = 0,
@@ -478,7 +478,7 @@ def evaluate(
     Args:
         model: in evaluation mode; everything happens on its device.
         pairs: what the network sees, and the labels of the same people.
-        yardstick: from `official_measures.load_yardstick`.
+        yardstick: from `load_evaluator`.
         hypotheses: among which the best is looked for.
         seed: of the random hypotheses.
         include_z0: whether the mode is one of the hypotheses (official); else all are random.
@@ -513,7 +513,7 @@ def evaluate(
 def curve(
     model: Humr,
     pairs: Iterable[tuple[Batch, Annotations]],
-    yardstick: Yardstick,
+    yardstick: SmplEvaluator,
     counts: Sequence[int],
     *,
     seed: int = 0,
@@ -557,7 +557,7 @@ def _energy(drawn: Forecast, truth: Truth, n: int) -> Tensor:
 def _forecasts(
     model: Humr,
     pairs: Iterable[tuple[Batch, Annotations]],
-    yardstick: Yardstick,
+    yardstick: SmplEvaluator,
     hypotheses: int,
     seed: int,
     *,

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from humr.batches import Batch, pack_mask
-from humr.config import later
+from humr.config import hashed_if_changed
 from humr.detector import RgbImage
 from humr.devices import pick_device
 from humr.files import digest, existing, shown, write_text
@@ -41,9 +41,9 @@ from humr.licensed.images import (
 )
 from humr.licensed.people import (
     Annotations,
-    Looks,
+    CropFeatures,
     Persons,
-    Rows,
+    TensorRecord,
     batch_of,
     persons_of,
     read_annotations,
@@ -61,7 +61,7 @@ MARGIN = 16  # px beyond the crop that blurs and streaks reach
 
 
 @dataclass(frozen=True)
-class Crops(Rows):
+class Crops(TensorRecord):
     """Crops of people."""
 
     image: Float[Tensor, "people 3 224 224"]  # standardised
@@ -69,9 +69,9 @@ class Crops(Rows):
     mask: UInt8[Tensor, "people bytes"]  # where joints can be, bit-packed
     image_size: Float[Tensor, "people 2"]  # of the photograph
 
-    def looks(self, features: Float[Tensor, "people features"]) -> Looks:
+    def looks(self, features: Float[Tensor, "people features"]) -> CropFeatures:
         """Return the crops with features in place of pixels."""
-        return Looks(self.box, self.mask, features.to(self.box.device))
+        return CropFeatures(self.box, self.mask, features.to(self.box.device))
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ def evaluation_batches(
 # px, 0.4 kB at 56.
 
 
-RECIPE = 1  # raise it whenever the same configuration would give other crops or features
+DATA_VERSION = 1  # raise it whenever the same configuration would give other crops or features
 
 TRAIN, VALIDATION = "train", "validation"
 AT_ONCE = 64  # crops that the backbone sees
@@ -363,7 +363,7 @@ ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True)
-class Cached(Persons):
+class CachedFeatures(Persons):
     """People with some crops of each."""
 
     crop_box: Float[Tensor, "people variants 3"]
@@ -371,7 +371,7 @@ class Cached(Persons):
     features: Float[Tensor, "people variants features"]
 
     @classmethod
-    def read(cls, path: Path) -> "Cached":
+    def read(cls, path: Path) -> "CachedFeatures":
         """Read one shard."""
         return cls(**read_tensors(path, {f.name for f in fields(cls)}))
 
@@ -380,11 +380,11 @@ class Cached(Persons):
         """What is known of the people whichever crop shows them."""
         return Persons(**{f.name: getattr(self, f.name) for f in fields(Persons)})
 
-    def looks(self, variant: Tensor) -> Looks:
+    def looks(self, variant: Tensor) -> CropFeatures:
         """Return one crop of each person."""
         each = torch.arange(len(self), device=self.box.device)
         chosen = each, variant.to(each.device)
-        return Looks(self.crop_box[chosen], self.mask[chosen], self.features[chosen])
+        return CropFeatures(self.crop_box[chosen], self.mask[chosen], self.features[chosen])
 
 
 @lru_cache(maxsize=1)
@@ -407,7 +407,7 @@ def device_of(number: int) -> torch.device:
     return chosen
 
 
-def store(config: Licensed, root: Path) -> Store[Cached]:
+def store(config: Licensed, root: Path) -> Store[CachedFeatures]:
     """Return the shards of a configuration, made or not: "validation", and "train" if it says so.
 
     Making them reads photographs in as many processes as training would (`workers`).
@@ -421,17 +421,17 @@ def store(config: Licensed, root: Path) -> Store[Cached]:
         config=config,
         sizes=sizes,
         shard=config.shard,
-        recipe=RECIPE,
+        recipe=DATA_VERSION,
         make=partial(make_shard, root=root),
-        read=Cached.read,
-        join=Cached.join,
+        read=CachedFeatures.read,
+        join=CachedFeatures.join,
         folder="features",
         command="world paper",
         workers=max(1, workers()),
     )
 
 
-def make_shard(config: Licensed, split: str, number: int, *, root: Path) -> Cached:
+def make_shard(config: Licensed, split: str, number: int, *, root: Path) -> CachedFeatures:
     """Read, crop and encode the people of one shard."""
     check_origin(config, root)
     sets = people(config, root)[split == VALIDATION]
@@ -443,7 +443,7 @@ def make_shard(config: Licensed, split: str, number: int, *, root: Path) -> Cach
     parts = [_encoded(images, i, variants, network) for i in chosen]
     looks = [part for _, part in parts]
     known = Persons.join([part for part, _ in parts])
-    return Cached(
+    return CachedFeatures(
         **{f.name: getattr(known, f.name) for f in fields(Persons)},
         crop_box=torch.stack([look.box for look in looks]),
         mask=torch.stack([look.mask for look in looks]),
@@ -453,7 +453,7 @@ def make_shard(config: Licensed, split: str, number: int, *, root: Path) -> Cach
 
 def _encoded(
     images: LicensedImages, index: int, variants: Sequence[int], network: HRNet
-) -> tuple[Persons, Looks]:
+) -> tuple[Persons, CropFeatures]:
     """Return a person, and its crops with their features."""
     crops = Crops.join([images.crops(index, variant) for variant in variants])
     precision = images.config.precision
@@ -486,7 +486,7 @@ def origin_of(config: Licensed, root: Path) -> dict[str, str]:
 class CachedPool:
     """Training people of the cache, shard by shard; files stay on disk until they are read."""
 
-    def __init__(self, parts: Sequence[Cached]) -> None:
+    def __init__(self, parts: Sequence[CachedFeatures]) -> None:
         self.parts = list(parts)
         sizes = torch.tensor([len(part) for part in self.parts])
         self.ends = sizes.cumsum(0)
@@ -496,11 +496,11 @@ class CachedPool:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def rows(self, index: Tensor) -> Cached:
+    def rows(self, index: Tensor) -> CachedFeatures:
         """Return some people, in order."""
         places = torch.searchsorted(self.ends, index, right=True)
         pairs = zip(places.tolist(), (index - self.starts[places]).tolist(), strict=True)
-        return Cached.join([self.parts[place][slice(i, i + 1)] for place, i in pairs])
+        return CachedFeatures.join([self.parts[place][slice(i, i + 1)] for place, i in pairs])
 
     def draw(self, batch: int, *, samples: int, generator: torch.Generator) -> Batch:
         """Draw people and a crop of each at random, with replacement."""
@@ -517,7 +517,7 @@ class CachedPool:
 # single precision; a folder belongs to one backbone and one annotation file.
 
 
-TESTED_RECIPE = 1  # raise it whenever the same files would give other features
+TEST_DATA_VERSION = 1  # raise it whenever the same files would give other features
 TESTED_SHARD = 500  # people per file
 BATCH = 32
 
@@ -531,18 +531,18 @@ class TestSet:
     name: str
     annotations: str  # hash of the file
     backbone: str
-    count: int = later(0)  # people, evenly spread; 0: all
+    count: int = hashed_if_changed(0)  # people, evenly spread; 0: all
 
 
 @dataclass(frozen=True)
-class Seen(Rows):
+class TestFeatures(TensorRecord):
     """People of a test set, in the boxes in which they are evaluated."""
 
     features: Float[Tensor, "people features"]
     image_size: Float[Tensor, "people 2"]  # of the photograph
 
     @classmethod
-    def read(cls, path: Path) -> "Seen":
+    def read(cls, path: Path) -> "TestFeatures":
         """Read one shard."""
         return cls(**read_tensors(path, {"features", "image_size"}))
 
@@ -563,7 +563,7 @@ def people_of_test(config: TestSet, root: Path = LICENSED) -> Annotations:
     return everybody[torch.linspace(0, len(everybody) - 1, config.count).round().long()]
 
 
-def store_of_test(name: str, root: Path = LICENSED, count: int = 0) -> Store[Seen]:
+def store_of_test(name: str, root: Path = LICENSED, count: int = 0) -> Store[TestFeatures]:
     """Return the shards of a test set, made or not."""
     config = described(name, root, count)
     return Store(
@@ -571,17 +571,17 @@ def store_of_test(name: str, root: Path = LICENSED, count: int = 0) -> Store[See
         config=config,
         sizes={"test": len(people_of_test(config, root))},
         shard=TESTED_SHARD,
-        recipe=TESTED_RECIPE,
+        recipe=TEST_DATA_VERSION,
         make=partial(make_shard_of_test, root=root),
-        read=Seen.read,
-        join=Seen.join,
+        read=TestFeatures.read,
+        join=TestFeatures.join,
         folder="features",
         command="tables",
         workers=max(1, workers()),
     )
 
 
-def make_shard_of_test(config: TestSet, split: str, number: int, *, root: Path) -> Seen:
+def make_shard_of_test(config: TestSet, split: str, number: int, *, root: Path) -> TestFeatures:
     """Read, crop and encode the people of one shard."""
     del split
     chosen = people_of_test(config, root)
@@ -590,10 +590,10 @@ def make_shard_of_test(config: TestSet, split: str, number: int, *, root: Path) 
     keys = [list(range(i, min(i + AT_ONCE, stop))) for i in range(start, stop, AT_ONCE)]
     network = backbone(root, device_of(number))
     parts = [
-        Seen(features(network, crops.image).cpu(), crops.image_size)
+        TestFeatures(features(network, crops.image).cpu(), crops.image_size)
         for crops in loaded(TestImages(unmasked, root=root), keys, 0)
     ]
-    return Seen.join(parts)
+    return TestFeatures.join(parts)
 
 
 def batches(
@@ -614,7 +614,7 @@ def batches(
         here = slice(start, start + BATCH)
         part, sight = chosen[here], seen[here]
         everything = torch.full((len(part), 8), 255, dtype=torch.uint8)  # masks are read elsewhere
-        looks = Looks(part.box, everything, sight.features)
+        looks = CropFeatures(part.box, everything, sight.features)
         stored = read_samples(name, part.row, root=root) if samples else None
         yield (
             unlabelled_batch(part, looks, sight.image_size, default_focal=False, stored=stored),
@@ -622,7 +622,7 @@ def batches(
         )
 
 
-def _seen(name: str, root: Path, count: int) -> tuple[Annotations, Seen]:
+def _seen(name: str, root: Path, count: int) -> tuple[Annotations, TestFeatures]:
     """Return people with their features; some are taken from among all, if these are there."""
     whole, made = store_of_test(name, root), store_of_test(name, root, count)
     chosen = people_of_test(made.config, root)

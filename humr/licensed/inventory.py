@@ -439,7 +439,7 @@ DETECTED: Shapes = {"argmax_2d": (None, 2, 16), "heatmap": (None, 16, 64, 64)}
 
 
 @dataclass(frozen=True)
-class Source:
+class Publisher:
     """Where to register, and on which terms."""
 
     site: str
@@ -449,34 +449,34 @@ class Source:
 _FREE = "own licence: research, not commercial"
 _RESEARCH = f"{_FREE}; registration"
 SOURCES = {
-    "SMPL": Source("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
-    "SMPL-X": Source("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
-    "BEDLAM": Source("bedlam.is.tue.mpg.de", _RESEARCH),
-    "AGORA": Source("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
-    "3DPW": Source("virtualhumans.mpi-inf.mpg.de/3DPW", _FREE),
-    "EMDB": Source("eth-ait.github.io/emdb", _RESEARCH),
-    "Human3.6M": Source("vision.imar.ro/human3.6m", _RESEARCH),
-    "MPI-INF-3DHP": Source("vcai.mpi-inf.mpg.de/3dhp-dataset", _FREE),
-    "ICCV 2021": Source(
+    "SMPL": Publisher("smpl.is.tue.mpg.de (version 1.1.0 for Python)", _RESEARCH),
+    "SMPL-X": Publisher("smpl-x.is.tue.mpg.de (version 1.1)", _RESEARCH),
+    "BEDLAM": Publisher("bedlam.is.tue.mpg.de", _RESEARCH),
+    "AGORA": Publisher("agora.is.tue.mpg.de (Training Masks 1280x720)", _RESEARCH),
+    "3DPW": Publisher("virtualhumans.mpi-inf.mpg.de/3DPW", _FREE),
+    "EMDB": Publisher("eth-ait.github.io/emdb", _RESEARCH),
+    "Human3.6M": Publisher("vision.imar.ro/human3.6m", _RESEARCH),
+    "MPI-INF-3DHP": Publisher("vcai.mpi-inf.mpg.de/3dhp-dataset", _FREE),
+    "ICCV 2021": Publisher(
         "github.com/twehrbein/Probabilistic-Monocular-3D-Human-Pose-Estimation-with-Normalizing-"
         "Flows (a link to the pickles; results/original_model/model.pt)",
         "MIT for its code; derived from Human3.6M, whose licence applies",
     ),
-    "FMPose": Source(
+    "FMPose": Publisher(
         "github.com/cuongle1206/FMPose (data/H36M.py and data/3DHP.py write the files, with "
         "detectors of Zenodo record 20367108)",
         "none is named; derived from Human3.6M and MPI-INF-3DHP, whose licences apply",
     ),
-    "VideoPose3D": Source(
+    "VideoPose3D": Publisher(
         "github.com/facebookresearch/VideoPose3D (DATASETS.md: data/prepare_data_h36m.py makes "
         "the 3D poses and gt from .cdf files of Human3.6M; a link to the others)",
         "CC BY-NC 4.0; derived from Human3.6M, whose licence applies",
     ),
-    "HuMR data": Source(
+    "HuMR data": Publisher(
         "cloud.tnt.uni-hannover.de/index.php/s/jQjkkqFaiWdJrwL",
         "see HuMR's repository; derived from BEDLAM, AGORA, 3DPW, EMDB, whose licences apply",
     ),
-    "HuMR weights": Source(
+    "HuMR weights": Publisher(
         "cloud.tnt.uni-hannover.de/index.php/s/WqZs5tLMJqcMj9f",
         "see HuMR's repository; trained on BEDLAM, AGORA and 3DPW",
     ),
@@ -484,7 +484,7 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class LicensedFile:
     """A file or folder that somebody may bring.
 
     Args:
@@ -503,7 +503,7 @@ class Entry:
     parts: tuple[str, ...] = field(default=tuple(MESH))
 
 
-def _annotations(described: DataSet) -> Entry:
+def _annotations(described: DataSet) -> LicensedFile:
     train = described.split == "train"
     shapes: dict[str, Shape] = {
         "imgname": (None,), "center": (None, 2), "scale": (None,), "cam_int": (None, 3, 3),
@@ -519,14 +519,14 @@ def _annotations(described: DataSet) -> Entry:
     if described.name == "emdb-p1-occl":
         shapes["valid_emdb_mask"] = (None,)
     test = ("plausibility",) if described.name == "emdb-p1-occl" else (described.source,)
-    return Entry(
+    return LicensedFile(
         f"annotations, {'training' if train else 'test'}", "HuMR data",
         (f"annotations/{described.annotations}",), partial(npz_file, shapes=shapes),
         ("training",) if train else test,
     )  # fmt: skip
 
 
-def _body_models() -> list[Entry]:
+def _body_models() -> list[LicensedFile]:
     shapes: dict[str, Shape] = {
         "v_template": (6890, 3), "J_regressor": (24, 6890), "weights": (6890, 24),
     }  # fmt: skip
@@ -535,15 +535,17 @@ def _body_models() -> list[Entry]:
         # the neutral body and the regressors read what the network predicts
         parts = ("3DPW", "EMDB", "plausibility")
         found.append(
-            Entry("SMPL bodies", "SMPL", paths, partial(pickle_file, shapes=shapes), parts)
+            LicensedFile("SMPL bodies", "SMPL", paths, partial(pickle_file, shapes=shapes), parts)
         )
     check = partial(npz_file, shapes={"v_template": (10475, 3), "J_regressor": (55, 10475)})
-    return [*found, Entry("SMPL-X body", "SMPL-X", SMPLX_BODY, check)]
+    return [*found, LicensedFile("SMPL-X body", "SMPL-X", SMPLX_BODY, check)]
 
 
-def _helpers() -> list[Entry]:
-    def entry(name: str, check: Callable[[Path], str], *parts: str) -> Entry:
-        return Entry("regressors and means", "HuMR weights", (f"utils/{name}",), check, parts)
+def _helpers() -> list[LicensedFile]:
+    def entry(name: str, check: Callable[[Path], str], *parts: str) -> LicensedFile:
+        return LicensedFile(
+            "regressors and means", "HuMR weights", (f"utils/{name}",), check, parts
+        )
 
     evaluation = ("3DPW", "EMDB", "plausibility")
     mean: dict[str, Shape] = {"pose": (144,), "shape": (10,), "cam": (3,)}
@@ -555,14 +557,14 @@ def _helpers() -> list[Entry]:
     ]
 
 
-def _weights() -> list[Entry]:
-    def entry(names: tuple[str, ...], network: Network, *parts: str) -> Entry:
+def _weights() -> list[LicensedFile]:
+    def entry(names: tuple[str, ...], network: Network, *parts: str) -> LicensedFile:
         check, paths = partial(checkpoint, network=network), (f"ckpt/{n}" for n in names)
         lifting = network is LIFTING_FLOW
         group, source = (
             ("lifting weights", "ICCV 2021") if lifting else ("weights", "HuMR weights")
         )
-        return Entry(group, source, tuple(paths), check, parts)
+        return LicensedFile(group, source, tuple(paths), check, parts)
 
     return [
         entry(("bedlam_cliff_3dpw_ft_backbone.pth",), BACKBONE, "training", "weights"),
@@ -572,14 +574,14 @@ def _weights() -> list[Entry]:
     ]
 
 
-def _photographs() -> list[Entry]:
+def _photographs() -> list[LicensedFile]:
     def entry(
         source: str, origin: str, images: str, inside: str, pattern: str, least: int, *parts: str
-    ) -> Entry:
+    ) -> LicensedFile:
         below, plain = images + inside, partial(folder, pattern=pattern, least=least)
         names = tuple(name for name, each in SETS.items() if each.images == images)
         check = partial(photographs, below=below, names=names, plain=plain)
-        return Entry(f"photographs of {source}", origin, (below,), check, parts)
+        return LicensedFile(f"photographs of {source}", origin, (below,), check, parts)
 
     found = []
     for images, source in {each.images: each.source for each in SETS.values()}.items():
@@ -596,14 +598,14 @@ def _photographs() -> list[Entry]:
     return found
 
 
-def _masks() -> list[Entry]:
+def _masks() -> list[LicensedFile]:
     def entry(
         source: str, origin: str, names: Sequence[str], folders: Iterable[str], pattern: str,
         part: str,
-    ) -> Entry:  # fmt: skip
+    ) -> LicensedFile:  # fmt: skip
         folders, plain = tuple(dict.fromkeys(folders)), partial(folder, pattern=pattern)
         check = partial(masks, below=folders[0], names=names, plain=plain)
-        return Entry(f"masks of {source}", origin, folders, check, (part,))
+        return LicensedFile(f"masks of {source}", origin, folders, check, (part,))
 
     found = []
     for name, each in SETS.items():
@@ -620,22 +622,22 @@ def _masks() -> list[Entry]:
     ]  # fmt: skip
 
 
-def _originals() -> list[Entry]:
+def _originals() -> list[LicensedFile]:
     found = []
     for split, count in (("train", 24), ("validation", 12), ("test", 24)):
         paths = (f"test_images/3DPW/sequenceFiles/{split}",)
         check = partial(folder, pattern="*.pkl", least=count)
-        found.append(Entry("sequences of 3DPW", "3DPW", paths, check, ()))
+        found.append(LicensedFile("sequences of 3DPW", "3DPW", paths, check, ()))
     check = partial(folder, pattern="P*/*/P*_data.pkl", least=17)
-    return [*found, Entry("sequences of EMDB", "EMDB", ("test_images/EMDB",), check, ())]
+    return [*found, LicensedFile("sequences of EMDB", "EMDB", ("test_images/EMDB",), check, ())]
 
 
-def _human36m() -> list[Entry]:
+def _human36m() -> list[LicensedFile]:
     def entry(
         group: str, source: str, name: str, check: Callable[[Path], str], *others: str
-    ) -> Entry:
+    ) -> LicensedFile:
         paths = tuple(f"h36m/{each}" for each in (name, *others))
-        return Entry(f"{group} of Human3.6M", source, paths, check, ("lifting",))
+        return LicensedFile(f"{group} of Human3.6M", source, paths, check, ("lifting",))
 
     tables = {
         f"dataset/{table}/{key}": shape
@@ -653,7 +655,7 @@ def _human36m() -> list[Entry]:
         *(entry("2D poses", "VideoPose3D", f"data_2d_h36m_{detector}.npz", two)
           for detector in ("gt", "cpn_ft_h36m_dbb")),
         entry("cameras for 2D poses", "Human3.6M", "metadata.xml", _cameras),
-        *(Entry("3D poses of Human3.6M, for fits without them", "Human3.6M",
+        *(LicensedFile("3D poses of Human3.6M, for fits without them", "Human3.6M",
                 (cdf_folder(subject, Path("h36m")).as_posix(),), _poses, ())
           for split in SUBJECTS for subject in SUBJECTS[split]),
     ]  # fmt: skip
@@ -687,13 +689,13 @@ def _cameras(path: Path) -> str:
     return f"{len(read_cameras(path.parent))} positions of cameras"
 
 
-def _mpi_inf_3dhp() -> list[Entry]:
+def _mpi_inf_3dhp() -> list[LicensedFile]:
     def entry(
         kind: str, place: str, check: Callable[[Path], str], *parts: str,
         source: str = "MPI-INF-3DHP",
-    ) -> Entry:  # fmt: skip
+    ) -> LicensedFile:  # fmt: skip
         path = f"mpi_inf_3dhp/{place}"
-        return Entry(f"{kind} of MPI-INF-3DHP", source, (path,), check, parts)
+        return LicensedFile(f"{kind} of MPI-INF-3DHP", source, (path,), check, parts)
 
     shapes: dict[str, Shape] = {
         "annot2": (None, 1, 17, 2), "univ_annot3": (None, 1, 17, 3), "valid_frame": (None, 1),
@@ -713,12 +715,12 @@ def _mpi_inf_3dhp() -> list[Entry]:
     ]  # fmt: skip
 
 
-def _samples(name: str) -> Entry:
+def _samples(name: str) -> LicensedFile:
     paths = (f"heatmap_samples/{name}",)
-    return Entry("heatmap samples", "HuMR data", paths, samples, ("training",))
+    return LicensedFile("heatmap samples", "HuMR data", paths, samples, ("training",))
 
 
-def _entries() -> tuple[Entry, ...]:
+def _entries() -> tuple[LicensedFile, ...]:
     annotations = [_annotations(each) for each in SETS.values()]
     heatmaps = [_samples(name) for name in TRAINING]
     return (*_body_models(), *_helpers(), *_weights(), *annotations, *heatmaps, *_photographs(),
@@ -729,38 +731,40 @@ ENTRIES = _entries()
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """What became of an entry."""
 
-    entry: Entry
+    entry: LicensedFile
     path: Path
     state: str  # "ok", "missing" or "wrong"
     remark: str
 
 
-def inspect(root: Path = LICENSED, *, entries: Iterable[Entry] | None = None) -> list[Finding]:
+def inspect(
+    root: Path = LICENSED, *, entries: Iterable[LicensedFile] | None = None
+) -> list[Check]:
     """Look for all entries, and into those that are there."""
     return [_inspect(entry, root) for entry in (ENTRIES if entries is None else entries)]
 
 
-def _inspect(entry: Entry, root: Path) -> Finding:
+def _inspect(entry: LicensedFile, root: Path) -> Check:
     there = [root / path for path in entry.paths if (root / path).exists()]
     if not there:
-        return Finding(entry, root / entry.paths[0], "missing", "")
+        return Check(entry, root / entry.paths[0], "missing", "")
     try:
-        return Finding(entry, there[0], "ok", entry.check(there[0]))
+        return Check(entry, there[0], "ok", entry.check(there[0]))
     except (ValueError, OSError) as error:
-        return Finding(entry, there[0], "wrong", str(error))
+        return Check(entry, there[0], "wrong", str(error))
 
 
-def lacking(findings: Iterable[Finding], part: str) -> list[Finding]:
+def lacking(findings: Iterable[Check], part: str) -> list[Check]:
     """Return what a part of the experiments still needs."""
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
     return [each for each in findings if each.state != "ok" and part in each.entry.parts]
 
 
-def refusal(lacking: Sequence[Finding], *, named: int = 3) -> str:
+def refusal(lacking: Sequence[Check], *, named: int = 3) -> str:
     """Say in one sentence what training lacks, the first of it by name."""
     names = [each.remark or shown(each.path) for each in lacking[:named]]
     more = f" and {len(lacking) - named} more" if len(lacking) > named else ""
@@ -771,10 +775,10 @@ def refusal(lacking: Sequence[Finding], *, named: int = 3) -> str:
     )
 
 
-def report(findings: Iterable[Finding]) -> str:
+def report(findings: Iterable[Check]) -> str:
     """Describe findings: groups with a line per entry, then which parts are complete."""
     findings = list(findings)
-    groups: dict[str, list[Finding]] = {}
+    groups: dict[str, list[Check]] = {}
     for each in findings:
         groups.setdefault(each.entry.group, []).append(each)
     lines = [line for group in groups.values() for line in _paragraph(group)]
@@ -785,7 +789,7 @@ def report(findings: Iterable[Finding]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _paragraph(group: list[Finding]) -> list[str]:
+def _paragraph(group: list[Check]) -> list[str]:
     open_ = [each for each in group if each.state != "ok"]
     entry, source = group[0].entry, SOURCES[group[0].entry.source]
     width = max(len(shown(each.path)) for each in group)
@@ -799,7 +803,7 @@ def _paragraph(group: list[Finding]) -> list[str]:
     return lines
 
 
-def _line(found: Finding, width: int) -> str:
+def _line(found: Check, width: int) -> str:
     """One entry; what is said of a wrong file mostly begins with its name."""
     path = shown(found.path)
     if found.state == "wrong" and path in found.remark:

@@ -166,7 +166,7 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
-RECIPE = 1  # raise it whenever the same files would give other images
+DATA_VERSION = 1  # raise it whenever the same files would give other images
 ROOT = LICENSED  # where the files lie
 HEATMAPS = "H36M_dataset_h36m_hrnet.h5"
 TRANSFER = "mpi_inf_3dhp"
@@ -184,7 +184,7 @@ def check(run: LiftingPaperRun | ProposePaperRun) -> None:
         raise FileNotFoundError(inventory.refusal(lacking))
 
 
-def needed(config: Human36m, splits: Iterable[str]) -> list[inventory.Entry]:
+def needed(config: Human36m, splits: Iterable[str]) -> list[inventory.LicensedFile]:
     """Entries of the inventory that splits are read from."""
     names = set().union(*(_files(config, split) for split in splits))
     return [entry for entry in inventory.ENTRIES if entry.paths[0] in names]
@@ -309,7 +309,7 @@ def _divided(config: Human36m, root: Path) -> dict[str, LicensedLifting]:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedHeatmaps:
     """Images with heatmaps, without the heatmaps, as they are kept on disk."""
 
     joints: Float[Tensor, "images 17 3"]
@@ -326,21 +326,21 @@ def _fitted(
 ) -> LicensedLifting:
     """Read heatmaps and keep what is fitted to them, as long as their file does not change."""
     about = table.stat()
-    origin = config_hash([RECIPE, split, stride, about.st_size, about.st_mtime_ns])
+    origin = config_hash([DATA_VERSION, split, stride, about.st_size, about.st_mtime_ns])
     path = kept / f"heatmaps-{origin}.safetensors"
     if not path.exists():
         write(path, _packed(read()))
-    tensors = read_tensors(path, {f.name for f in fields(Fitted)})
+    tensors = read_tensors(path, {f.name for f in fields(FittedHeatmaps)})
     names = json.loads(bytes(tensors.pop("names").tolist()))
     action = tuple(names[number] for number in tensors.pop("action").tolist())
     return LicensedLifting(**tensors, action=action)
 
 
-def _packed(images: LicensedLifting) -> Fitted:
+def _packed(images: LicensedLifting) -> FittedHeatmaps:
     tensors = {f.name: getattr(images, f.name) for f in fields(images) if f.name != "action"}
     names = sorted(set(images.action))
     number = {name: index for index, name in enumerate(names)}
-    return Fitted(
+    return FittedHeatmaps(
         **tensors,
         action=torch.tensor([number[name] for name in images.action], dtype=torch.uint8),
         names=torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8),
@@ -372,7 +372,7 @@ def store(config: Human36m) -> InPlace:
         config=config,
         sizes={},
         shard=1,
-        recipe=RECIPE,
+        recipe=DATA_VERSION,
         make=_made,
         read=_made,
         join=LicensedLifting.join,

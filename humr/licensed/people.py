@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from humr.batches import Batch, Given, unpack_mask
+from humr.batches import Batch, Labels2D, unpack_mask
 from humr.files import existing, shown, write_bytes
 from humr.geometry import box_info, rotvec_to_matrix
 from humr.licensed.datasets import LICENSED, DataSet, data_set
@@ -400,16 +400,16 @@ def _mask_valid(path: Path, arrays: dict[str, np.ndarray], count: int) -> Tensor
 # Licensed people as tensors, and the batches that come of them.
 #
 # `Persons` holds what is known of people whichever crop shows them, in pixels of the
-# photographs; `Looks` what a look at a crop adds. Together they make a `Batch`.
+# photographs; `CropFeatures` what a look at a crop adds. Together they make a `Batch`.
 
 
 WINDOW = (0.75, 1.0)  # half sides of what the detector saw of a box, 192 of 256 px wide
 LEAST_PEAK = 1e-6
-R = TypeVar("R", bound="Rows")
+R = TypeVar("R", bound="TensorRecord")
 
 
 @dataclass(frozen=True)
-class Rows:
+class TensorRecord:
     """Tensors of the same people, one field each."""
 
     def __len__(self) -> int:
@@ -426,7 +426,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Persons(Rows):
+class Persons(TensorRecord):
     """What is known of people whichever crop shows them."""
 
     box: Float[Tensor, "people 3"]  # as annotated: centre x, y, side
@@ -446,7 +446,7 @@ class Persons(Rows):
 
 
 @dataclass(frozen=True)
-class Looks(Rows):
+class CropFeatures(TensorRecord):
     """What a look at a crop of each person adds."""
 
     box: Float[Tensor, "people 3"]  # of the crop
@@ -492,7 +492,9 @@ def focal_of(
     return people.intrinsics[:, 0, 0]
 
 
-def batch_of(persons: Persons, looks: Looks, *, samples: int, generator: torch.Generator) -> Batch:
+def batch_of(
+    persons: Persons, looks: CropFeatures, *, samples: int, generator: torch.Generator
+) -> Batch:
     """Express everything in the crops, with `samples` of the stored heatmap samples.
 
     They are drawn without replacement, all joints of one sample together. Condition and true
@@ -523,7 +525,7 @@ def batch_of(persons: Persons, looks: Looks, *, samples: int, generator: torch.G
         translation=box.new_zeros(count, 3),
         has_pose=every,
         has_points=every,
-        given=Given(
+        given=Labels2D(
             keypoints=true,
             joints=to_crop(persons.joints, box),
             peak=persons.peak,
@@ -560,7 +562,7 @@ def _drawn(
 
 def unlabelled_batch(
     people: Annotations,
-    looks: Looks,
+    looks: CropFeatures,
     image_size: Float[Tensor, "people 2"],
     *,
     default_focal: bool,

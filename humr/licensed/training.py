@@ -25,11 +25,11 @@ from humr.licensed.datasets import (
     PaperRun,
     data_set,
 )
-from humr.licensed.evaluation import load_yardstick, numbered
+from humr.licensed.evaluation import load_evaluator, numbered
 from humr.licensed.features import (
     TRAIN,
     VALIDATION,
-    Cached,
+    CachedFeatures,
     CachedPool,
     ImageStream,
     LicensedImages,
@@ -50,7 +50,7 @@ ROOT = LICENSED  # where the files lie
 AT_ONCE = 100  # people that are validated together
 
 
-def store(config: Licensed) -> Store[Cached]:
+def store(config: Licensed) -> Store[CachedFeatures]:
     """Features of a configuration's people, made or not."""
     return features.store(config, ROOT)
 
@@ -68,7 +68,7 @@ def check(run: PaperRun) -> None:
             features.require_samples(name, ROOT)
 
 
-def needed(run: PaperRun) -> list[inventory.Entry]:
+def needed(run: PaperRun) -> list[inventory.LicensedFile]:
     """Entries of the inventory without which a run cannot be trained."""
     parts = {"training", "masks"} if run.world.masks else {"training"}
     own = set().union(*map(_files, run.world.train))
@@ -107,7 +107,7 @@ def fit(run: PaperRun, name: str, fabric: training.Fabric, directory: Path) -> t
         "system": "paper",
         "name": name,
         "run": to_dict(run),
-        "recipe": features.RECIPE,
+        "recipe": features.DATA_VERSION,
         "backbone": digest(ROOT / BACKBONE),
         "processes": fabric.world_size,
     }
@@ -165,7 +165,7 @@ class Validation:
     """
 
     def __init__(
-        self, people: Cached, body: Body, *, hypotheses: int = 16, samples: int = 0
+        self, people: CachedFeatures, body: Body, *, hypotheses: int = 16, samples: int = 0
     ) -> None:
         self.body, self.hypotheses = body, hypotheses
         generator = torch.Generator().manual_seed(0)
@@ -237,7 +237,7 @@ def evaluate(
             f"{about['official']} was trained with another backbone than {BACKBONE}, whose "
             "features are evaluated; its results would be wrong"
         )
-    model, yardstick = model.eval(), load_yardstick(root=ROOT)
+    model, yardstick = model.eval(), load_evaluator(root=ROOT)
     focal = "diagonal" if default_focal else "given"
     parts = [
         evaluation.evaluate(
@@ -258,7 +258,7 @@ def curves(
     model: Humr, config: Licensed, people: int, counts: Sequence[int], *, seed: int = 0
 ) -> pd.DataFrame:
     """Curves over the number of hypotheses on some people of every test set (`paper_rows`)."""
-    model, yardstick = model.eval(), load_yardstick(root=ROOT)
+    model, yardstick = model.eval(), load_evaluator(root=ROOT)
     parts = [
         evaluation.curve(
             model,

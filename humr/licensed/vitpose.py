@@ -438,7 +438,7 @@ SAVED = 2000  # people after which the keypoints are saved
 
 
 @dataclass(frozen=True)
-class Look:
+class DetectorInput:
     """Some people, ready for the network."""
 
     row: Int[Tensor, " people"]
@@ -448,16 +448,16 @@ class Look:
     def __len__(self) -> int:
         return len(self.row)
 
-    def __getitem__(self, index: slice) -> "Look":
-        return Look(*(getattr(self, field.name)[index] for field in fields(self)))
+    def __getitem__(self, index: slice) -> "DetectorInput":
+        return DetectorInput(*(getattr(self, field.name)[index] for field in fields(self)))
 
     @classmethod
-    def join(cls, looks: Sequence["Look"]) -> "Look":
+    def join(cls, looks: Sequence["DetectorInput"]) -> "DetectorInput":
         """Put people together."""
         return cls(*(torch.cat([getattr(x, f.name) for x in looks]) for f in fields(cls)))
 
 
-class Photographs(Dataset[Look]):
+class Photographs(Dataset[DetectorInput]):
     """Photographs one by one, each with all people in it that are to be looked at.
 
     Args:
@@ -479,7 +479,7 @@ class Photographs(Dataset[Look]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> Look:
+    def __getitem__(self, index: int) -> DetectorInput:
         image, rows = self.groups[index]
         given = size_of(self.people, rows[0])
         pixels = photograph(self.people.name, image, size=given, root=self.root)
@@ -487,7 +487,7 @@ class Photographs(Dataset[Look]):
         boxes = self.people.box[rows]
         squares = torch.stack([crop(pixels, box, size=CROP) for box in boxes])
         distances = torch.stack([torch.from_numpy(distance_map(mask, box)) for box in boxes])
-        return Look(torch.tensor(rows), middle(squares), distances)
+        return DetectorInput(torch.tensor(rows), middle(squares), distances)
 
     def _mask(self, image: str, *, needed: bool) -> np.ndarray | None:
         name = self.people.name
@@ -638,7 +638,7 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _batches(photographs: Photographs, options: Options) -> Iterator[Look]:
+def _batches(photographs: Photographs, options: Options) -> Iterator[DetectorInput]:
     """People in groups of the same size, but for the last."""
     if not len(photographs):
         return
@@ -648,11 +648,13 @@ def _batches(photographs: Photographs, options: Options) -> Iterator[Look]:
     )
     single = (look[i : i + 1] for look in looks for i in range(len(look)))
     while group := list(islice(single, options.batch)):
-        yield Look.join(group)
+        yield DetectorInput.join(group)
 
 
 @torch.inference_mode()
-def _detect(network: ViTPose, look: Look, *, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _detect(
+    network: ViTPose, look: DetectorInput, *, mirrored: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Heatmaps, keypoints (cells) and their confidences, all in main memory."""
     images = look.images.to(network.keypoint_head.final_layer.weight.device)
     heatmaps = network.with_mirrored(images) if mirrored else network(images)

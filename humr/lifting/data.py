@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from humr.devices import constant, moved
+from humr.devices import constant, to_device
 from humr.skeletons import COCO17, CONDITION13, H36M17, MPII16, POSE16, Skeleton
 
 DERIVED: Mapping[str, Mapping[str, float]] = {
@@ -55,7 +55,7 @@ class LiftingBatch:
 
     def to(self, device: torch.device | str) -> "LiftingBatch":
         """Move every tensor."""
-        return moved(self, device)
+        return to_device(self, device)
 
     def draw(self, count: int, *, generator: torch.Generator, mirror: bool) -> "LiftingBatch":
         """Draw images at random; with `mirror` every other one is swapped left for right."""

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from humr import losses
-from humr.devices import constant, unrounded
+from humr.devices import constant, full_precision
 from humr.flows import Condition, ConditionalFlow, standard_normal_log_prob
 from humr.lifting.config import LiftingModel, LiftingRule, LiftingWeights
 from humr.lifting.data import CERTAIN, SIGMA_UNIT, LiftingBatch, complete
 from humr.losses import nll
 from humr.metrics import centre, mpjpe
 from humr.skeletons import CONDITION13, H36M17, MPII16, POSE16, index_map
-from humr.training import Player
+from humr.training import OptimizerGroup
 
 POSE = 3 * len(POSE16)
 POINTS = 2 * len(MPII16)
@@ -192,7 +192,7 @@ def bone_matrix() -> Float[Tensor, "joints bones"]:
     return matrix
 
 
-@unrounded
+@full_precision
 def kinematic_chain(
     pose: Float[Tensor, "*batch 16 3"], matrix: Float[Tensor, "16 bones"]
 ) -> Float[Tensor, "*batch bones bones"]:
@@ -447,13 +447,15 @@ class LiftingObjective(nn.Module):
         self.weights = weights
         self.rule = rule
 
-    def players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, OptimizerGroup]:
         """The critic (if any), then the flow; of the latter h_theta's gradient is not clipped."""
         flow = list(self.model.flow.parameters())
-        found = {"model": Player(parameters=list(self.model.parameters()), clipped=flow)}
+        found = {"model": OptimizerGroup(parameters=list(self.model.parameters()), clipped=flow)}
         if self.critic is None:
             return found
-        own = Player(parameters=list(self.critic.parameters()), updates=self.rule.critic_updates)
+        own = OptimizerGroup(
+            parameters=list(self.critic.parameters()), updates=self.rule.critic_updates
+        )
         return {"critic": own} | found
 
     def forward(

@@ -37,7 +37,7 @@ from torch.nn import functional
 from humr.flows import ConditionalFlow, paper_clamp
 from humr.lifting.config import ProposeModel, ProposeRule, ProposeWeights
 from humr.lifting.data import LiftingBatch, complete
-from humr.training import Player
+from humr.training import OptimizerGroup
 
 JOINTS = 16
 DECIMETRES = 10.0  # per metre
@@ -457,7 +457,7 @@ class ProposeObjective(nn.Module):
             if (kept := tuple(name for name in names if self.weights[name] > 0))
         }
 
-    def players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, OptimizerGroup]:
         """Who moves, in order, and with which parameters."""
         model, adaptive = self.model, self.model.adaptive
         modules: dict[str, list[nn.Module | None]] = {
@@ -467,7 +467,9 @@ class ProposeObjective(nn.Module):
             "model": [model],
         }
         return {
-            name: Player(parameters=[p for m in modules[name] if m for p in m.parameters()])
+            name: OptimizerGroup(
+                parameters=[p for m in modules[name] if m for p in m.parameters()]
+            )
             for name in self.terms
         }
 

@@ -40,7 +40,7 @@ from humr.world.poses import TEMPLATE_NAMES
 from humr.world.records import Records
 from humr.world.scenes import (
     Scenes,
-    Setting,
+    SceneSetting,
     Views,
     background_bank,
     draw_betas,
@@ -127,7 +127,7 @@ class LiftingRecords:
         return as_seen(self.joints, derivation() @ self.keypoints, found, doubled=doubled)
 
 
-RECIPE = 1  # raise it whenever the same configuration would give other images
+DATA_VERSION = 1  # raise it whenever the same configuration would give other images
 SPLITS = ("train", "validation", "test", *GROUPS)
 HELD_OUT_ACTIONS = ("lunge", "reach_up", "star", "kick", "throw")
 ACTIONS = tuple(name for name in TEMPLATE_NAMES if name not in HELD_OUT_ACTIONS)
@@ -136,16 +136,16 @@ _BATCH = 20
 
 
 @dataclass(frozen=True)
-class Scenery:
+class SplitSetting:
     """How one split is filmed."""
 
     world: World  # occlusion, truncation, window
-    setting: Setting
+    setting: SceneSetting
     plain: bool = False  # backgrounds of one colour
 
 
 @cache
-def scenery(config: LiftingWorld, split: str) -> Scenery:
+def scenery(config: LiftingWorld, split: str) -> SplitSetting:
     """Return who is filmed how in a split."""
     usual = World(
         window=config.window,
@@ -155,16 +155,20 @@ def scenery(config: LiftingWorld, split: str) -> Scenery:
         odd=0.0,
     )
     shapes = _subjects(config, split)
-    own = Setting(templates=ACTIONS, subjects=shapes)
+    own = SceneSetting(templates=ACTIONS, subjects=shapes)
     foreign = {"templates": HELD_OUT_ACTIONS, "subjects": shapes}
     if split == "studio":
-        return Scenery(replace(usual, occluded=0.0, frontal=0.3), Setting(**foreign), plain=True)
+        return SplitSetting(
+            replace(usual, occluded=0.0, frontal=0.3), SceneSetting(**foreign), plain=True
+        )
     if split == "rooms":
-        return Scenery(replace(usual, occluded=0.5), Setting(**foreign, pitch=(15.0, 40.0)))
+        return SplitSetting(
+            replace(usual, occluded=0.5), SceneSetting(**foreign, pitch=(15.0, 40.0))
+        )
     if split == "outdoor":
-        cameras = Setting(**foreign, focal=(0.45, 0.7), pitch=(-25.0, -5.0))
-        return Scenery(replace(usual, truncated=0.2), cameras)
-    return Scenery(usual, own)
+        cameras = SceneSetting(**foreign, focal=(0.45, 0.7), pitch=(-25.0, -5.0))
+        return SplitSetting(replace(usual, truncated=0.2), cameras)
+    return SplitSetting(usual, own)
 
 
 def _subjects(config: LiftingWorld, split: str) -> torch.Tensor:
@@ -261,7 +265,7 @@ def store(config: LiftingWorld) -> Store[LiftingRecords]:
         config=config,
         sizes=config.sizes,
         shard=config.shard,
-        recipe=RECIPE,
+        recipe=DATA_VERSION,
         make=make_shard,
         read=LiftingRecords.read,
         join=LiftingRecords.join,

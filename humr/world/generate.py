@@ -20,7 +20,7 @@ from humr.storage import Store
 from humr.world.records import Records
 from humr.world.scenes import Scenes, Views, Wardrobe, background_bank, draw_scenes, view
 
-RECIPE = 2  # raise it whenever the same configuration would give other images
+DATA_VERSION = 2  # raise it whenever the same configuration would give other images
 SPLITS = ("labelled", "points", "unlabelled", "validation", "test")
 HELD_OUT = ("validation", "test")  # they have backgrounds of their own
 FEATURES = 1152 + 864  # of two inner layers of the detector
@@ -28,7 +28,7 @@ _RENDER_BATCH = 20
 
 
 @dataclass(frozen=True)
-class Studio:
+class WorldAssets:
     """What is loaded once per process."""
 
     body: Body
@@ -37,11 +37,11 @@ class Studio:
 
 
 @cache
-def studio() -> Studio:
+def studio() -> WorldAssets:
     """Load body and detector."""
     body = load_body("small")
     wardrobe = Wardrobe.of(body.part.numpy(), body.template.numpy())
-    return Studio(body, Detector.load(), wardrobe)
+    return WorldAssets(body, Detector.load(), wardrobe)
 
 
 @cache
@@ -188,7 +188,7 @@ def store(world: World) -> Store[Records]:
         config=world,
         sizes=world.sizes,
         shard=world.shard,
-        recipe=RECIPE,
+        recipe=DATA_VERSION,
         make=make_shard,
         read=Records.read,
         join=Records.join,

@@ -15,7 +15,7 @@ from torch import Tensor
 from humr import metrics
 from humr.batches import OUTSIDE, SUPERVISION, VISIBLE, Batch, pack_mask, unpack_mask
 from humr.bodies.body import Body
-from humr.devices import moved
+from humr.devices import to_device
 from humr.evaluation import HIPS, Truth
 from humr.geometry import Crop, box_info, matrix_to_sixd, rotvec_to_matrix
 from humr.heatmaps import GRID
@@ -60,7 +60,7 @@ class Records:
 
     def to(self, device: torch.device | str) -> "Records":
         """Move every tensor."""
-        return moved(self, device)
+        return to_device(self, device)
 
     @classmethod
     def join(cls, parts: list["Records"]) -> "Records":
@@ -229,7 +229,7 @@ class Pool:
 
     def to(self, device: torch.device | str) -> "Pool":
         """Move every tensor: batches are then made there."""
-        return moved(self, device)
+        return to_device(self, device)
 
     @cached_property
     def _posed(self) -> Int[Tensor, " posed"]:

@@ -231,7 +231,7 @@ class Scenes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class SceneSetting:
     """Who does what in front of which cameras; by default anybody, anything, any usual camera."""
 
     templates: tuple[str, ...] | None = None
@@ -240,7 +240,7 @@ class Setting:
     pitch: tuple[float, float] = (-8.0, 22.0)  # degrees; positive: the camera looks down
 
 
-EVERYBODY = Setting()
+EVERYBODY = SceneSetting()
 
 
 def draw_betas(count: int, *, rng: np.random.Generator) -> Float[Tensor, "{count} 11"]:
@@ -254,7 +254,7 @@ def draw_scenes(
     body: Body,
     *,
     rng: np.random.Generator,
-    setting: Setting = EVERYBODY,
+    setting: SceneSetting = EVERYBODY,
 ) -> Scenes:
     """Draw people, poses, cameras and boxes."""
     poses = sample_poses(count, rng=rng, templates=setting.templates)

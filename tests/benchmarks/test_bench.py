@@ -61,7 +61,7 @@ def test_the_table_and_what_is_kept(training, tmp_path):
     chosen = [work for work in training if work.name in ("body", "optimiser")]
     seconds = timing.timed(chosen, repeats=2).assign(group="training")
     costs = timing.costs(chosen).assign(group="training")
-    floor = timing.Floor(flops=1e12, bandwidth=1e10)
+    floor = timing.Peak(flops=1e12, bandwidth=1e10)
     shown = bench.table(seconds, costs, floor)
     assert list(shown.index) == ["body", "optimiser"]
     body = shown.loc["body"]

@@ -4,12 +4,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from humr.benchmarks import timing
-from humr.benchmarks.timing import Work
+from humr.benchmarks.timing import Task
 
 
 def test_every_work_is_run_in_turn():
     done = []
-    works = [Work(name=n, run=lambda n=n: (done.append(n), spin())) for n in "ab"]
+    works = [Task(name=n, run=lambda n=n: (done.append(n), spin())) for n in "ab"]
     table = timing.timed(works, repeats=3)
     assert list(table["name"]) == list("ababab")
     assert list(table["repeat"]) == [0, 0, 1, 1, 2, 2]
@@ -24,13 +24,13 @@ def spin():
 @pytest.mark.parametrize(("seconds", "expected"), [(1e-4, 200), (0.02, 1), (3.0, 1)])
 def test_short_works_are_repeated(monkeypatch, seconds, expected):
     monkeypatch.setattr(timing, "_once", lambda *_: {"wall": seconds, "user": seconds})
-    assert timing._times(Work(name="x", run=spin), "cpu") == expected
+    assert timing._times(Task(name="x", run=spin), "cpu") == expected
 
 
 def test_operations_are_those_of_the_products():
     a, b = torch.randn(3, 5), torch.randn(5, 7, requires_grad=True)
-    assert timing.operations(Work(name="ab", run=lambda: a @ b)) == 2 * 3 * 5 * 7
-    both = timing.operations(Work(name="ab", run=lambda: (a @ b).sum().backward()))
+    assert timing.operations(Task(name="ab", run=lambda: a @ b)) == 2 * 3 * 5 * 7
+    both = timing.operations(Task(name="ab", run=lambda: (a @ b).sum().backward()))
     assert both == 2 * 2 * 3 * 5 * 7  # the gradient of b is one more product
 
 
@@ -47,7 +47,7 @@ def test_ratios_are_of_neighbouring_repeats():
 
 
 def test_a_form_that_was_not_timed():
-    table = timing.timed([Work(name="x", run=spin, form="plain")], repeats=1)
+    table = timing.timed([Task(name="x", run=spin, form="plain")], repeats=1)
     with pytest.raises(ValueError, match="no times of form 'humr'"):
         timing.compared(table)
     with pytest.raises(ValueError, match="at least 1"):
@@ -61,7 +61,7 @@ def test_the_floor_is_two_rates(device):
 
 
 def test_costs(device):
-    table = timing.costs([Work(name="x", run=lambda: spin().sum())], device=device)
+    table = timing.costs([Task(name="x", run=lambda: spin().sum())], device=device)
     assert table.loc[0, "operations"] == 2 * 64**3
     assert table.loc[0, "memory"] >= 0
 
@@ -77,7 +77,7 @@ def test_counts_like_torchs_own_counter(inference):
     with torch.inference_mode(inference), FlopCounterMode(display=False) as theirs:
         forward()
     with torch.inference_mode(inference):
-        counted = timing.operations(Work(name="layers", run=forward))
+        counted = timing.operations(Task(name="layers", run=forward))
     assert counted == theirs.get_total_flops()
     assert counted >= 2 * 4 * (5 * 7 + 7 * 3)
 
@@ -91,4 +91,4 @@ def test_counts_gradients_of_gradients():
         gradient.square().sum().backward()
 
     # forward, gradient, and of the second pass: through the gradient to weight and layer's output
-    assert timing.operations(Work(name="penalty", run=penalty)) >= 4 * 2 * 4 * 5
+    assert timing.operations(Task(name="penalty", run=penalty)) >= 4 * 2 * 4 * 5

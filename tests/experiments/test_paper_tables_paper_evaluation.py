@@ -43,8 +43,8 @@ def root(tmp_path_factory):
 def apart(root, tmp_path, monkeypatch):
     """Everything in folders of this test; small bodies in place of the official ones."""
     sizes = {"vertices": smpl_world.V, "smplx_vertices": smpl_world.X, "face": smpl_world.FACE}
-    small = partial(evaluation.load_yardstick, **sizes)
-    monkeypatch.setattr(training, "load_yardstick", small)
+    small = partial(evaluation.load_evaluator, **sizes)
+    monkeypatch.setattr(training, "load_evaluator", small)
     monkeypatch.setattr(training, "ROOT", root)
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
     for module in (runs, paper_tables):

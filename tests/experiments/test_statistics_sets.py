@@ -48,7 +48,7 @@ def test_a_claim_has_a_verdict_in_every_set(rows):
 
 
 def test_one_set_alone_is_as_without_a_name(rows):
-    alone = statistics.only(rows, "EMDB")
+    alone = statistics.select_dataset(rows, "EMDB")
     nameless = statistics.differences(alone.drop(columns="dataset"), "base", ["mpjpe_best"])
     named = statistics.differences(alone, "base", ["mpjpe_best"])
     pd.testing.assert_frame_equal(named.drop(columns="dataset"), nameless)
@@ -56,13 +56,13 @@ def test_one_set_alone_is_as_without_a_name(rows):
 
 
 def test_rows_of_one_set(rows):
-    assert set(statistics.only(rows, "3DPW")["image"]) == set(range(30))
+    assert set(statistics.select_dataset(rows, "3DPW")["image"]) == set(range(30))
     with pytest.raises(ValueError, match="no test set 'AGORA'; they are of 3DPW, EMDB"):
-        statistics.only(rows, "AGORA")
+        statistics.select_dataset(rows, "AGORA")
     nameless = rows.drop(columns="dataset")
-    assert statistics.only(nameless, "3DPW") is nameless
+    assert statistics.select_dataset(nameless, "3DPW") is nameless
 
 
 def test_where_rows_are_from(rows):
-    assert statistics.where(statistics.only(rows, "EMDB")) == "on EMDB"
-    assert statistics.where(rows.drop(columns="dataset")) == "in the open world"
+    assert statistics.dataset_phrase(statistics.select_dataset(rows, "EMDB")) == "on EMDB"
+    assert statistics.dataset_phrase(rows.drop(columns="dataset")) == "in the open world"

@@ -234,9 +234,9 @@ def test_compute_counts_each_run_once(rows):
         {"shuffled": "-last"}
     ).fillna("-best")
     assert tables.compute(rows.assign(key=key)).runs == 9  # two checkpoints of one run
-    assert str(tables.Compute(3, 10, 59.6)) == "3 runs, 10 steps, 60 s of training"
-    assert str(tables.Compute(3, 10, 7500.0)) == "3 runs, 10 steps, 2 h 5 min of training"
-    assert str(tables.Compute(3, 10, 3580.0)) == "3 runs, 10 steps, 1 h 0 min of training"
+    assert str(tables.TrainingCost(3, 10, 59.6)) == "3 runs, 10 steps, 60 s of training"
+    assert str(tables.TrainingCost(3, 10, 7500.0)) == "3 runs, 10 steps, 2 h 5 min of training"
+    assert str(tables.TrainingCost(3, 10, 3580.0)) == "3 runs, 10 steps, 1 h 0 min of training"
 
 
 def test_each_test_set_has_columns_of_its_own(rows):

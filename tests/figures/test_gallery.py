@@ -109,7 +109,7 @@ def test_a_gallery_survives_its_file(small, tmp_path):
 
 def test_a_gallery_of_other_images_is_refused(small, tmp_path, monkeypatch):
     small.write(tmp_path / "g.safetensors")
-    monkeypatch.setattr(generate, "RECIPE", generate.RECIPE + 1)
+    monkeypatch.setattr(generate, "DATA_VERSION", generate.DATA_VERSION + 1)
     with pytest.raises(ValueError, match="make it again"):
         Gallery.read(tmp_path / "g.safetensors")
     with pytest.raises(FileNotFoundError, match=r"python -m humr\.gallery"):

@@ -62,7 +62,7 @@ def test_judging_the_truth_costs_nothing_and_distance_is_the_score_of_a_point(ca
     step = case.posterior.batch.box[0, 2] / 2 * torch.tensor([[1.0, 0.0]])
     away = case.judge((case.target + step).expand(4, 2))
     assert away["energy"] == pytest.approx(128, rel=1e-3)
-    both = gallery.judge(
+    both = gallery.score(
         [(case, case.target.expand(4, 2)), (case, (case.target + step).expand(4, 2))]
     )
     assert both["energy"] == pytest.approx(64, rel=1e-2)

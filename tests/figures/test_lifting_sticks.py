@@ -11,7 +11,7 @@ def poses(generator):
 
 
 def test_every_bone_is_drawn_once_where_it_is(ax, poses):
-    lifting.sticks(ax, poses[:2], lifting.SIDE, colour="red")
+    lifting.stick_figures(ax, poses[:2], lifting.SIDE, colour="red")
     (lines,) = ax.collections
     segments = lines.get_segments()
     assert len(segments) == 2 * len(H36M17.bones)

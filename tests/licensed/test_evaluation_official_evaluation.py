@@ -11,7 +11,7 @@ from formats import write_mask
 from humr import evaluation
 from humr.geometry import box_info
 from humr.licensed import evaluation as licensed_evaluation
-from humr.licensed.evaluation import curve, evaluate, load_yardstick
+from humr.licensed.evaluation import curve, evaluate, load_evaluator
 
 SIZES = {"vertices": world.V, "smplx_vertices": world.X, "face": world.FACE}
 SETS = {"3dpw-test-cam": "3DPW", "emdb-p1": "EMDB"}
@@ -24,7 +24,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def yardstick(root):
-    return load_yardstick(root=root, dtype=torch.float64, **SIZES)
+    return load_evaluator(root=root, dtype=torch.float64, **SIZES)
 
 
 @pytest.fixture(scope="module")

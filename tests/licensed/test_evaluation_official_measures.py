@@ -12,7 +12,7 @@ from formats import write_mask
 from humr.bodies.body import load_body
 from humr.geometry import matrix_to_sixd, rotvec_to_matrix
 from humr.licensed import evaluation
-from humr.licensed.evaluation import forecast, load_yardstick, truth_of
+from humr.licensed.evaluation import forecast, load_evaluator, truth_of
 from humr.licensed.smpl import SMPL24
 from humr.model import People
 from humr.skeletons import H36M_FROM_SPIN
@@ -29,7 +29,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def yardstick(root):
-    return load_yardstick(root=root, dtype=DOUBLE, **SIZES)
+    return load_evaluator(root=root, dtype=DOUBLE, **SIZES)
 
 
 def hypotheses(batch, each, generator, *, spread=0.4):
@@ -182,7 +182,7 @@ def test_single_precision_is_good_to_micrometres(root, yardstick, generator):
     batch, labels = world.people("emdb-p1", 2, dtype=DOUBLE)
     people = hypotheses(batch, 6, generator)
     exact = forecast([people], truth_of(labels, batch, yardstick), yardstick)
-    single = load_yardstick(root=root, **SIZES)
+    single = load_evaluator(root=root, **SIZES)
     rough = forecast([people], truth_of(labels, batch, single), single)
     assert rough.errors.dtype == torch.float32
     torch.testing.assert_close(rough.errors.double(), exact.errors, atol=5e-6, rtol=0)
@@ -259,14 +259,14 @@ def test_bodies_that_do_not_fit_are_refused(root, yardstick):
     with pytest.raises(
         ValueError, match=r"matrix .* \(30, 2011\), for body open_body_small .*open"
     ):
-        evaluation.Yardstick(load_body("small"), transfer.to_sparse(), smpl, h36m)
+        evaluation.SmplEvaluator(load_body("small"), transfer.to_sparse(), smpl, h36m)
     with pytest.raises(ValueError, match=r"Human3.6M must have shape \(17, 30\).* got \(17, 29\)"):
-        evaluation.Yardstick(yardstick.body, transfer.to_sparse(), smpl, h36m[:, 1:])
+        evaluation.SmplEvaluator(yardstick.body, transfer.to_sparse(), smpl, h36m[:, 1:])
     partial = root / "partial"
     partial.mkdir()
     (partial / "body_models").symlink_to(root / "body_models")
     with pytest.raises(FileNotFoundError, match=r"smplx2smpl.pkl; it is licensed"):
-        load_yardstick(root=partial, **SIZES)
+        load_evaluator(root=partial, **SIZES)
 
 
 def test_hypotheses_of_one_image_share_shape_and_camera(yardstick, generator):

@@ -6,7 +6,7 @@ import smpl_world as world
 import torch
 
 from humr.licensed import evaluation
-from humr.licensed.evaluation import forecast, load_yardstick, truth_of
+from humr.licensed.evaluation import forecast, load_evaluator, truth_of
 from humr.skeletons import COCO17
 from tests.licensed.test_evaluation_official_measures import (
     DOUBLE,
@@ -24,7 +24,7 @@ EACH = 6
 @pytest.fixture(scope="module")
 def yardstick(tmp_path_factory):
     root = world.write(tmp_path_factory.mktemp("licensed"))
-    return load_yardstick(root=root, dtype=DOUBLE, **SIZES)
+    return load_evaluator(root=root, dtype=DOUBLE, **SIZES)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from humr.licensed.checkpoints import read_backbone
 from humr.licensed.datasets import Licensed
 from humr.licensed.features import (
     AS_ANNOTATED,
-    Cached,
+    CachedFeatures,
     CachedPool,
     LicensedImages,
     backbone,
@@ -182,9 +182,9 @@ def test_shards_go_to_the_devices_in_turn(monkeypatch):
 
 def test_a_shard_survives_the_disk(made):
     whole = made.load("train")
-    assert isinstance(whole, Cached)
-    assert isinstance(Cached.join([whole, whole[slice(0, 1)]]), Cached)
+    assert isinstance(whole, CachedFeatures)
+    assert isinstance(CachedFeatures.join([whole, whole[slice(0, 1)]]), CachedFeatures)
     path = made.directory / "without.crops"
     storage.write(path, whole.persons)
     with pytest.raises(ValueError, match=r"missing \['crop_box', 'features', 'mask'\]"):
-        Cached.read(path)
+        CachedFeatures.read(path)

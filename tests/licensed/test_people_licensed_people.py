@@ -10,7 +10,7 @@ from licensed_world import COCO, samples, write_set
 
 from humr.batches import pack_mask
 from humr.licensed.people import (
-    Looks,
+    CropFeatures,
     Persons,
     batch_of,
     focal_of,
@@ -47,7 +47,7 @@ def looks(people):
     mask = torch.zeros(5, 56, 56, dtype=torch.bool)
     for i in range(4):
         mask[i, : 10 + i, 5:] = True
-    return Looks(
+    return CropFeatures(
         box, pack_mask(mask), torch.arange(30.0).expand(5, 30) + torch.arange(5.0)[:, None]
     )
 
@@ -164,7 +164,9 @@ def test_test_sets_are_refused_and_make_batches_without_labels(tmp_path):
     people = read_annotations("emdb-p1", root=tmp_path)
     with pytest.raises(ValueError, match="emdb-p1 has no labels for training"):
         persons_of(people, samples=150, root=tmp_path)
-    looks = Looks(people.box, torch.full((5, 392), 255, dtype=torch.uint8), torch.zeros(5, 30))
+    looks = CropFeatures(
+        people.box, torch.full((5, 392), 255, dtype=torch.uint8), torch.zeros(5, 30)
+    )
     size = torch.tensor([[1440.0, 1920.0]]).expand(5, 2)
     batch = unlabelled_batch(people, looks, size, default_focal=True)
     assert batch.given is None

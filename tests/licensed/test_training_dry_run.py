@@ -49,8 +49,8 @@ def root(tmp_path, monkeypatch):
     for module in (runs, paper_tables):
         monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
     sizes = {"vertices": smpl_world.V, "smplx_vertices": smpl_world.X, "face": smpl_world.FACE}
-    small = partial(evaluation.load_yardstick, **sizes)
-    monkeypatch.setattr(training, "load_yardstick", small)
+    small = partial(evaluation.load_evaluator, **sizes)
+    monkeypatch.setattr(training, "load_evaluator", small)
     monkeypatch.setenv("HUMR_WORKERS", "0")
     system = replace(systems.SYSTEMS[PaperRun], check=lambda run: None)
     monkeypatch.setitem(systems.SYSTEMS, PaperRun, system)
