@@ -14,7 +14,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from humr import __main__, files
+from humr import __main__
 from humr.files import NOTEBOOKS, ROOT
 from humr.launch import environment, execution, notebooks
 
@@ -176,7 +176,7 @@ def test_the_lock_makes_a_second_process_wait(tmp_path, monkeypatch):
             said.append(text)
             other.stdin.close()  # only now it ends and gives the lock back
 
-        monkeypatch.setattr(files, "say", say)
+        monkeypatch.setattr(environment, "say", say)
         with environment.locked(tmp_path / "lock", "somebody is at it"):
             assert said == ["somebody is at it"]
             assert other.wait(60) == 0
