@@ -7,7 +7,7 @@ is its joints and errors (see `measures`). The mode is the first of the hypothes
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,7 @@ class Truth:
         return self.batch.keypoints[..., 2] > CERTAIN
 
 
+@runtime_checkable
 class Images(Protocol):
     """Images with labels, of whatever world: all that `evaluate` asks of them."""
 
