@@ -185,6 +185,12 @@ def test_folders_are_small_and_open_with_one_docstring():
         assert ast.get_docstring(tree(folder / "__init__.py")), folder
 
 
+def test_the_readme_shows_every_room():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for folder in {path.parent for path in PACKAGE} - {ROOT / "humr"}:
+        assert f"  {folder.name}/ " in text
+
+
 def lines_of(path):
     if path.suffix != ".ipynb":
         return path.read_text(encoding="utf-8").splitlines()
