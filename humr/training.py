@@ -1,9 +1,9 @@
 """The training loop: steps, schedule, moving average, validation, checkpoints, resume.
 
-Knows no system by name. An objective is a module whose `forward(batch, generator=...)` returns
-named terms and whose `total(terms)` sums them; where batches come from is the caller's affair.
-Where networks take turns (a critic, alternating phases), the objective names its `players`,
-and `forward` is told whose turn it is.
+Knows no system by name. An objective is a module with a `model` inside, the part that is
+validated and saved; `forward(batch, generator=...)` returns named terms, `total(terms)` sums them.
+Where networks take turns (a critic, alternating phases), the objective also has
+`optimizer_groups() -> dict[str, OptimizerGroup]`, and `forward` takes `group=<name>`.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from statistics import fmean
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,114 +32,220 @@ from humr.devices import (
 from humr.files import provenance, write_text
 from humr.storage import save_model
 
-# What to do when memory is too small: an error that names the size that would fit.
+READ_EVERY = 20  # steps between two looks at the values on the device; bounds how late NaN shows
+SUMS = ("total", "gradient_norm")  # of a step, over all groups
+CAUSES = (
+    "the last good state is kept. Usual causes: NaN in the data, a learning rate that is "
+    "too high, bf16 without a gradient clip"
+)
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+Draw = Callable[[torch.Generator], Any]
+Validate = Callable[[nn.Module], dict[str, float]]
+_UNFIT = (RuntimeError, ValueError, TypeError, LookupError)  # what loading a wrong state raises
 
 
-T = TypeVar("T")
+@dataclass(frozen=True, kw_only=True)
+class OptimizerGroup:
+    """Parameters with an optimiser of their own, which stand still in other groups' turns."""
 
-_CPU = "DefaultCPUAllocator"  # how torch's messages begin when the CPU's memory is too small
+    parameters: list[nn.Parameter]
+    updates: int = 1  # per step, each with a batch of its own
+    rate: float = 1.0  # times the run's
+    clipped: list[nn.Parameter] = field(default_factory=list)  # to +-clip_value, one by one
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    log: list[dict[str, float | int]] = field(default_factory=list)
+
+    @property
+    def standing(self) -> dict[str, Any]:
+        """Step and metrics, for the description of a checkpoint."""
+        return {"step": self.step, "metrics": self.metrics}
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """What the progress bar says beside rate and time left."""
+        values = {"score": self.metrics["score"], "best": self.best} if self.log else {}
+        return {name: f"{value:.4g}" for name, value in values.items()}
+
+    def stale(self, config: Training) -> bool:
+        """Say whether validation has not improved for `config.patience` times."""
+        waited = self.step - self.best_step
+        return config.patience > 0 and waited >= config.patience * config.validate_every
+
+
+def fit(
+    objective: Any,  # noqa: ANN401 - a module with `model`, `total` and maybe `optimizer_groups`
+    draw: Draw,
+    validate: Validate,
+    config: Training,
+    directory: Path,
+    *,
+    fabric: Fabric,
+    about: Mapping[str, Any],
+) -> Progress:
+    """Train, or go on where the last run in `directory` stopped; leave the weights there.
+
+    Args:
+        objective: the module to train.
+        draw: makes a batch from a generator. If it works ahead, it has a method `start`, which
+            gets the number of the first step.
+        validate: returns metrics of the (averaged) model; "score" decides, lower is better.
+        config: optimisation.
+        directory: receives `state.pt` (to resume), the weights `best` and, at the end, `last`
+            (`.safetensors` + `.json`, both averaged), and `log.jsonl`: a row for each validation
+            with the terms' means since the one before, and the metrics under "val_<name>".
+        fabric: engine.
+        about: anything JSON that explains the result: configuration, data, profile.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    about = {**about, **provenance(fabric.device)}  # of the code that runs, not of that at the end
+    engine, steps, state = _Engine(objective, config, fabric), StepLog(), directory / "state.pt"
+    progress = _resume(state, engine) if state.exists() else Progress()
+    if hasattr(draw, "start"):
+        draw.start(progress.step)  # pyright: ignore[reportFunctionMemberAccess]
+    began = time.perf_counter() - progress.seconds
+    hidden: Any = {} if fabric.is_global_zero else {"disable": True}
+    bar = tqdm(total=config.steps, initial=progress.step, desc="training", mininterval=2,
+               smoothing=0, postfix=progress.scores, **hidden)  # fmt: skip
+    flow = getattr(engine.model, "flow", None)
+    with faster(config.fast, fabric.device, flow) as on, bar:
+        about["fast"] = on  # as it is when a checkpoint is written
+        while progress.step < config.steps and not progress.stale(config):
+            steps.add(progress.step, engine.step(draw, progress.step))
+            progress.step += 1
+            bar.update()
+            if progress.step % config.validate_every == 0 or progress.step == config.steps:
+                means = steps.means()
+                progress.seconds = time.perf_counter() - began
+                _validated(engine, validate, progress, means, directory, about)
+                _save_state(state, engine, progress)
+                bar.set_postfix(progress.scores)
+    engine.average.swap(engine.model)
+    if fabric.is_global_zero:
+        save_model(directory / "last", engine.model, {**about, **progress.standing})
+    engine.average.swap(engine.model)
+    fabric.barrier()
+    return progress
+
+
+class _Engine:
+    """What changes with a step: weights, optimisers, average, random numbers."""
+
+    def __init__(self, objective: Any, config: Training, fabric: Fabric) -> None:  # noqa: ANN401
+        self.fabric, self.config, self.objective = fabric, config, objective
+        self.model: nn.Module = objective.model
+        self.single = not hasattr(objective, "optimizer_groups")
+        if fabric.world_size > 1 and not self.single:
+            raise ValueError("networks that take turns are trained in one process; got several")
+        only = {"model": OptimizerGroup(parameters=list(self.model.parameters()))}
+        groups = only if self.single else objective.optimizer_groups()
+        self.groups: dict[str, OptimizerGroup] = groups
+        made: Any = [make_optimizer(group.parameters, config) for group in groups.values()]
+        self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
+        self.optimizers: dict[str, Any] = dict(zip(groups, made, strict=True))
+        self.average = Average(self.model, config.average)
+        self.generator = batch_generator(config.seed, fabric)  # of batches
+        self.noise = noise_generator(fabric, self.generator)
+
+    @property
+    def others(self) -> dict[str, nn.Parameter]:
+        """Parameters outside the model: critics."""
+        named = self.objective.named_parameters()
+        return {name: p for name, p in named if not name.startswith("model.")}
+
+    def step(self, draw: Draw, step: int) -> dict[str, Tensor]:
+        """One step; an error that names the setting if memory is too small for it."""
+        try:
+            return self.updates(draw, step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory_error(error):
+                raise
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise MemoryError(
+                f"memory is too small for {self.config.batch} images of a step; choose a smaller "
+                f"Training.batch ({reason})"
+            ) from error
+
+    def updates(self, draw: Draw, step: int) -> dict[str, Tensor]:
+        """Every group's updates; the values (of the last ones) stay on the device."""
+        self.objective.train()
+        factor, row = rate_factor(step, self.config), {}
+        for name, group in self.groups.items():
+            for options in self.optimizers[name].param_groups:
+                options["lr"] = self.config.rate * group.rate * factor
+            done = [self.update(draw, name) for _ in range(group.updates)][-1]
+            both = {key: row[key] + done[key] for key in SUMS if key in row}
+            row |= done | both
+        self.average.update(self.model, step)
+        return row
+
+    def update(self, draw: Draw, name: str) -> dict[str, Tensor]:
+        """Change one group's parameters once."""
+        config, fabric, group = self.config, self.fabric, self.groups[name]
+        optimizer, turn = self.optimizers[name], self.turn(name)
+        batch = draw(self.generator).to(fabric.device)
+        terms = self.wrapped(lambda: batch, generator=self.noise, **turn)
+        total = self.objective.total(terms)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(total)
+        if config.clip_value is not None and group.clipped:
+            nn.utils.clip_grad_value_(group.clipped, config.clip_value)
+        limit: Any = {"max_norm": config.clip or math.inf, "error_if_nonfinite": False}
+        norm: Any = fabric.clip_gradients(self.wrapped, optimizer, **limit)
+        optimizer.step()
+        return {"total": total.detach(), **terms, "gradient_norm": norm}
+
+    def turn(self, name: str) -> dict[str, Any]:
+        """Let one group's parameters move, and no others; return what `forward` gets."""
+        if self.single:
+            return {}
+        self.objective.requires_grad_(requires_grad=False)
+        for parameter in self.groups[name].parameters:
+            parameter.requires_grad_()
+        return {"group": name}
+
+
+class _Wrapper(nn.Module):
+    """What Fabric wraps; the batch comes in a function, as Fabric refuses frozen dataclasses."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(
+        self, batch: Callable[[], Any], *, generator: torch.Generator, **turn: str
+    ) -> dict[str, Tensor]:
+        """Return the objective's terms."""
+        return self.objective(batch(), generator=generator, **turn)
 
 
 def is_memory_error(error: BaseException) -> bool:
     """Say whether an error means that memory is too small, on a CPU or on a CUDA device."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _CPU in str(error)
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
-def largest_fitting(size: int, attempt: Callable[[int], object]) -> int:
-    """Return the largest of size/2, size/4, ... for which the attempt has memory enough, or 0."""
-    while size > 1:
-        size //= 2
-        if _fits(size, attempt):
-            return size
-    return 0
+def make_optimizer(parameters: Iterable[nn.Parameter], config: Training) -> torch.optim.Optimizer:
+    """Return Adam, with one kernel for all parameters where their device has it.
 
-
-def _fits(size: int, attempt: Callable[[int], object]) -> bool:
-    try:
-        attempt(size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_memory_error(error):
-            raise
-        return False
-    return True
-
-
-def explain_oom(
-    work: Callable[[], T], *, what: str, size: int, attempt: Callable[[int], object]
-) -> T:
-    """Do some work; if memory is too small for it, say which smaller size would fit.
-
-    Args:
-        work: what is done.
-        what: names its size in the error, with the place where it is set: "images of a step
-            (training.batch)".
-        size: the size that the work has.
-        attempt: does the same with another size.
+    "adamw" shrinks the weights by `rate * decay` a step (official code); "adam" adds
+    `decay * weight` to the gradient, an L2 penalty (the paper's words).
     """
-    try:
-        return work()
-    except (RuntimeError, MemoryError) as error:
-        if not is_memory_error(error):
-            raise
-        reason = str(error).splitlines()[0]
-    # Out of the handler: the traceback held what the failed work had allocated.
-    fits = largest_fitting(size, attempt)
-    advice = f"{fits} fit" if fits else "not even 1 fits"
-    raise MemoryError(f"memory is too small for {size} {what}; {advice} ({reason})")
-
-
-# Values of training steps: read from the device rarely, refused when one is not finite.
-
-
-READ_EVERY = 20  # steps between two looks at the values on the device; bounds how late NaN shows
-SUMS = ("total", "gradient_norm")  # of a step, over all players
-CAUSES = (
-    "the last good state is kept. Usual causes: NaN in the data, a learning rate that is "
-    "too high, bf16 without a gradient clip"
-)
-
-
-class StepLog:
-    """Values of the steps: they stay on the device and are read `READ_EVERY` steps at a time."""
-
-    def __init__(self) -> None:
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
-        self.rows: list[dict[str, float]] = []
-
-    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Note a step: scalars of any names, with "total" and "gradient_norm" among them."""
-        self.pending.append((step, {name: value.detach() for name, value in values.items()}))
-        if len(self.pending) >= READ_EVERY:
-            self.read()
-
-    def read(self) -> None:
-        """Fetch what is pending, in one copy; the first step that is not finite is an error."""
-        scalars = [value.float() for _, values in self.pending for value in values.values()]
-        numbers = iter(torch.stack(scalars).tolist() if scalars else ())
-        for step, values in self.pending:
-            self.rows.append({name: next(numbers) for name in values})
-            _refuse_nonfinite(step, self.rows[-1])
-        self.pending.clear()
-
-    def means(self) -> dict[str, float]:
-        """Mean of every name over the steps that had it, since the last call."""
-        self.read()
-        rows, self.rows = self.rows, []
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {n: fmean(row[n] for row in rows if n in row) for n in names}
-
-
-def _refuse_nonfinite(step: int, row: Mapping[str, float]) -> None:
-    bad = [name for name, value in row.items() if not (name in SUMS or math.isfinite(value))]
-    if not math.isfinite(row["total"]):
-        raise FloatingPointError(f"step {step}: {bad or ['total']} not finite; {CAUSES}")
-    if not math.isfinite(row["gradient_norm"]):
-        raise FloatingPointError(f"step {step}: the gradient is not finite; {CAUSES}")
-
-
-# How the learning rate changes with the steps, and a moving average of the weights.
+    parameters, known = list(parameters), ("cpu", "cuda", "mps")
+    fused = all(p.is_floating_point() and p.device.type in known for p in parameters)
+    kind = OPTIMIZERS[config.optimizer]
+    betas = (config.beta1, config.beta2)
+    return kind(parameters, config.rate, betas, weight_decay=config.decay, fused=fused)
 
 
 def rate_factor(step: int, config: Training) -> float:
@@ -176,229 +282,39 @@ class Average:
             self.values[name].copy_(kept)
 
 
-Draw = Callable[[torch.Generator], Any]
-Validate = Callable[[nn.Module], dict[str, float]]
+class StepLog:
+    """Values of the steps: they stay on the device and are read `READ_EVERY` steps at a time."""
 
+    def __init__(self) -> None:
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.rows: list[dict[str, float]] = []
 
-class Objective(Protocol):
-    """What `fit` trains: a module with a `model` inside, the part that is validated and saved.
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Note a step: scalars of any names, with "total" and "gradient_norm" among them."""
+        self.pending.append((step, {name: value.detach() for name, value in values.items()}))
+        if len(self.pending) >= READ_EVERY:
+            self.read()
 
-    It may also have `players() -> dict[str, OptimizerGroup]`; `__call__` then takes
-    `player=<name>` too.
-    """
+    def read(self) -> None:
+        """Fetch what is pending, in one copy; the first step that is not finite is an error."""
+        scalars = [value.float() for _, values in self.pending for value in values.values()]
+        numbers = iter(torch.stack(scalars).tolist() if scalars else ())
+        for step, values in self.pending:
+            row: dict[str, float] = {name: next(numbers) for name in values}
+            self.rows.append(row)
+            if not math.isfinite(row["total"]):
+                bad = [n for n, v in row.items() if n not in SUMS and not math.isfinite(v)]
+                raise FloatingPointError(f"step {step}: {bad or ['total']} not finite; {CAUSES}")
+            if not math.isfinite(row["gradient_norm"]):
+                raise FloatingPointError(f"step {step}: the gradient is not finite; {CAUSES}")
+        self.pending.clear()
 
-    model: nn.Module
-
-    def __call__(self, batch: Any, *, generator: torch.Generator) -> dict[str, Tensor]: ...  # noqa: ANN401, D102
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor: ...  # noqa: D102
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerGroup:
-    """Parameters with an optimiser of their own, which stand still in other players' turns."""
-
-    parameters: list[nn.Parameter]
-    updates: int = 1  # per step, each with a batch of its own
-    rate: float = 1.0  # times the run's
-    clipped: list[nn.Parameter] = field(default_factory=list)  # to +-clip_value, one by one
-
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-_UNFIT = (RuntimeError, ValueError, TypeError, LookupError)  # what loading a wrong state raises
-
-
-class _Wrapper(nn.Module):
-    """What Fabric wraps; the batch comes in a function, as Fabric refuses frozen dataclasses."""
-
-    def __init__(self, objective: nn.Module) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def forward(
-        self, batch: Callable[[], Any], *, generator: torch.Generator, **turn: str
-    ) -> dict[str, Tensor]:
-        """Return the objective's terms."""
-        return self.objective(batch(), generator=generator, **turn)
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    best: float = math.inf
-    best_step: int = 0
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
-    log: list[dict[str, float | int]] = field(default_factory=list)
-
-    @property
-    def standing(self) -> dict[str, Any]:
-        """Step and metrics, for the description of a checkpoint."""
-        return {"step": self.step, "metrics": self.metrics}
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], config: Training) -> torch.optim.Optimizer:
-    """Return Adam, with one kernel for all parameters where their device has it.
-
-    "adamw" shrinks the weights by `rate * decay` a step (official code); "adam" adds
-    `decay * weight` to the gradient, an L2 penalty (the paper's words).
-    """
-    parameters, known = list(parameters), ("cpu", "cuda", "mps")
-    fused = all(p.is_floating_point() and p.device.type in known for p in parameters)
-    kind = OPTIMIZERS[config.optimizer]
-    betas = (config.beta1, config.beta2)
-    return kind(parameters, config.rate, betas, weight_decay=config.decay, fused=fused)
-
-
-class _Engine:
-    """What changes with a step."""
-
-    def __init__(self, objective: Any, config: Training, fabric: Fabric) -> None:  # noqa: ANN401
-        self.fabric, self.config, self.objective = fabric, config, objective
-        self.model: nn.Module = objective.model
-        self.alone = not hasattr(objective, "players")
-        only = {"model": OptimizerGroup(parameters=list(self.model.parameters()))}
-        self.players: dict[str, OptimizerGroup] = only if self.alone else objective.players()
-        if fabric.world_size > 1 and not self.alone:
-            raise ValueError("networks that take turns are trained in one process; got several")
-        made: Any = [make_optimizer(p.parameters, config) for p in self.players.values()]
-        self.wrapped, *made = fabric.setup(_Wrapper(objective), *made)
-        self.optimizers: dict[str, Any] = dict(zip(self.players, made, strict=True))
-        self.average = Average(self.model, config.average)
-        self.generator = batch_generator(config.seed, fabric)  # of batches
-        self.noise = noise_generator(fabric, self.generator)
-
-    @property
-    def others(self) -> dict[str, nn.Parameter]:
-        """Parameters outside the model: critics."""
-        named = self.objective.named_parameters()
-        return {name: p for name, p in named if not name.startswith("model.")}
-
-    def turn(self, name: str) -> dict[str, Any]:
-        """Let one player's parameters move, and no others; say what `forward` is told."""
-        if self.alone:
-            return {}
-        self.objective.requires_grad_(requires_grad=False)
-        for parameter in self.players[name].parameters:
-            parameter.requires_grad_()
-        return {"player": name}
-
-
-def fit(
-    objective: Any,  # noqa: ANN401 - an `Objective` that is also a module
-    draw: Draw,
-    validate: Validate,
-    config: Training,
-    directory: Path,
-    *,
-    fabric: Fabric,
-    about: Mapping[str, Any],
-) -> Progress:
-    """Train, or go on where the last run in `directory` stopped; leave the weights there.
-
-    Args:
-        objective: the module to train.
-        draw: makes a batch from a generator. If it works ahead, it has a method `start`, which is
-            told the number of the first step.
-        validate: returns metrics of the (averaged) model; "score" decides, lower is better.
-        config: optimisation.
-        directory: receives `state.pt` (to resume), the weights `best` and, at the end, `last`
-            (`.safetensors` + `.json`, both averaged), and `log.jsonl`: a row for each validation
-            with the terms' means since the one before, and the metrics under "val_<name>".
-        fabric: engine.
-        about: anything JSON that explains the result: configuration, data, profile.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    about = {**about, **provenance(fabric.device)}  # of the code that runs, not of that at the end
-    engine, ledger, state = _Engine(objective, config, fabric), StepLog(), directory / "state.pt"
-    progress = _resume(state, engine) if state.exists() else Progress()
-    if hasattr(draw, "start"):
-        draw.start(progress.step)  # pyright: ignore[reportFunctionMemberAccess]
-    began = time.perf_counter() - progress.seconds
-    hidden: Any = {} if fabric.is_global_zero else {"disable": True}
-    bar = tqdm(total=config.steps, initial=progress.step, desc="training", mininterval=2,
-               smoothing=0, postfix=_scores(progress), **hidden)  # fmt: skip
-    flow = getattr(engine.model, "flow", None)
-    with faster(config.fast, fabric.device, flow) as on, bar:
-        about["fast"] = on  # as it is when a checkpoint is written
-        while progress.step < config.steps and not _stale(progress, config):
-            ledger.add(progress.step, _fitting_step(engine, draw, progress.step))
-            progress.step += 1
-            bar.update()
-            if progress.step % config.validate_every == 0 or progress.step == config.steps:
-                means = ledger.means()
-                progress.seconds = time.perf_counter() - began
-                _validated(engine, validate, progress, means, directory, about)
-                _save_state(state, engine, progress)
-                bar.set_postfix(_scores(progress))
-    engine.average.swap(engine.model)
-    if fabric.is_global_zero:
-        save_model(directory / "last", engine.model, {**about, **progress.standing})
-    engine.average.swap(engine.model)
-    fabric.barrier()
-    return progress
-
-
-def _scores(progress: Progress) -> dict[str, str]:
-    """Return what the progress bar says beside rate and time left."""
-    values = {"score": progress.metrics["score"], "best": progress.best} if progress.log else {}
-    return {name: f"{value:.4g}" for name, value in values.items()}
-
-
-def _fitting_step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
-    """One step; if memory is too small for it, an error says which batch would fit."""
-
-    def attempt(size: int) -> None:
-        batch = draw(engine.generator)[:size].to(engine.fabric.device)
-        for name in engine.players:
-            turn = engine.turn(name)
-            terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
-            engine.fabric.backward(engine.objective.total(terms))
-
-    if engine.fabric.world_size > 1:  # the others would wait for gradients of the same attempts
-        return _step(engine, draw, step)
-    what = "images of a step (Training.batch)"
-    return explain_oom(
-        lambda: _step(engine, draw, step), what=what, size=engine.config.batch, attempt=attempt
-    )
-
-
-def _step(engine: _Engine, draw: Draw, step: int) -> dict[str, Tensor]:
-    """Every player's updates; the values (of the last ones) stay on the device."""
-    engine.objective.train()
-    factor, row = rate_factor(step, engine.config), {}
-    for name, player in engine.players.items():
-        for group in engine.optimizers[name].param_groups:
-            group["lr"] = engine.config.rate * player.rate * factor
-        done = [_update(engine, draw, name) for _ in range(player.updates)][-1]
-        both = {key: row[key] + done[key] for key in SUMS if key in row}
-        row |= done | both
-    engine.average.update(engine.model, step)
-    return row
-
-
-def _update(engine: _Engine, draw: Draw, name: str) -> dict[str, Tensor]:
-    """Change one player's parameters once."""
-    config, fabric, player = engine.config, engine.fabric, engine.players[name]
-    optimizer, turn = engine.optimizers[name], engine.turn(name)
-    batch = draw(engine.generator).to(fabric.device)
-    terms = engine.wrapped(lambda: batch, generator=engine.noise, **turn)
-    total = engine.objective.total(terms)
-    optimizer.zero_grad(set_to_none=True)
-    fabric.backward(total)
-    if config.clip_value is not None and player.clipped:
-        nn.utils.clip_grad_value_(player.clipped, config.clip_value)
-    limit: Any = {"max_norm": config.clip or math.inf, "error_if_nonfinite": False}
-    norm: Any = fabric.clip_gradients(engine.wrapped, optimizer, **limit)
-    optimizer.step()
-    return {"total": total.detach(), **terms, "gradient_norm": norm}
-
-
-def _stale(progress: Progress, config: Training) -> bool:
-    waited = progress.step - progress.best_step
-    return config.patience > 0 and waited >= config.patience * config.validate_every
+    def means(self) -> dict[str, float]:
+        """Mean of every name over the steps that had it, since the last call."""
+        self.read()
+        rows, self.rows = self.rows, []
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {n: fmean(row[n] for row in rows if n in row) for n in names}
 
 
 def _validated(

@@ -151,7 +151,7 @@ def test_noise_is_drawn_where_it_is_read(generator, monkeypatch):
 
 def test_turns_are_for_one_process(monkeypatch):
     class Two(Line):
-        def players(self):
+        def optimizer_groups(self):
             return {"model": training.OptimizerGroup(parameters=list(self.model.parameters()))}
 
     fabric = devices.make_fabric(CONFIG, device="cpu")

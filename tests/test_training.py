@@ -92,10 +92,19 @@ class Hungry(Line):
         return super().forward(batch, generator=generator)
 
 
-def test_too_large_a_batch_is_told_which_one_fits(tmp_path):
-    with pytest.raises(MemoryError, match=r"for 32 images of a step \(Training.batch\); 8 fit"):
+def test_too_large_a_batch_is_an_error_that_names_the_setting(tmp_path):
+    message = r"for 32 images of a step; choose a smaller Training.batch \(Tried to"
+    with pytest.raises(MemoryError, match=message):
         run(tmp_path, line=Hungry())
     assert not list(tmp_path.glob("best*"))
+
+
+def test_memory_errors_of_processors_are_known_and_no_others():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert training.is_memory_error(caught.value)
+    assert training.is_memory_error(MemoryError())
+    assert not training.is_memory_error(RuntimeError("shapes differ"))
 
 
 def test_learns_and_leaves_the_best_weights(tmp_path):
@@ -335,7 +344,7 @@ class Duel(nn.Module):
         self.model, self.critic, self.updates = nn.Linear(1, 1), nn.Linear(1, 1), updates
         self.batches = []
 
-    def players(self):
+    def optimizer_groups(self):
         critic = training.OptimizerGroup(
             parameters=list(self.critic.parameters()), updates=self.updates
         )
@@ -345,10 +354,10 @@ class Duel(nn.Module):
         )
         return {"critic": critic, "model": model}
 
-    def forward(self, batch, *, generator, player):
-        self.batches.append((player, batch))
+    def forward(self, batch, *, generator, group):
+        self.batches.append((group, batch))
         gap = self.critic(batch) - self.model(batch)
-        return {player: (gap - float(player == "critic")).square().mean()}
+        return {group: (gap - float(group == "critic")).square().mean()}
 
     def total(self, terms):
         return sum(terms.values())
@@ -362,7 +371,7 @@ def fit_duel(directory, config, check=validate):
     return duel
 
 
-def test_players_take_turns_with_batches_of_their_own(tmp_path):
+def test_groups_take_turns_with_batches_of_their_own(tmp_path):
     duel = fit_duel(tmp_path, replace(CONFIG, steps=20))
     names = [name for name, _ in duel.batches]
     assert names == ["critic", "critic", "critic", "model"] * 20
@@ -373,29 +382,7 @@ def test_players_take_turns_with_batches_of_their_own(tmp_path):
     assert row["total"] == pytest.approx(row["critic"] + row["model"])
 
 
-class Starving(Duel):
-    """Memory is enough for ten numbers in the model's turn, for any in the critic's."""
-
-    def forward(self, batch, *, generator, player):
-        if player == "model" and len(batch) > 10:
-            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
-        return super().forward(batch, generator=generator, player=player)
-
-
-def test_the_size_that_fits_is_that_of_every_turn(tmp_path, monkeypatch):
-    with pytest.raises(MemoryError, match=r"for 32 images of a step .*; 8 fit"):
-        run(tmp_path, line=Starving())
-
-
-def test_several_processes_look_for_no_size_that_fits(monkeypatch):
-    hungry, fabric = Hungry(), devices.make_fabric(CONFIG, device="cpu")
-    engine = training._Engine(hungry, CONFIG, fabric)
-    monkeypatch.setattr(type(fabric), "world_size", 2)
-    with pytest.raises(torch.OutOfMemoryError):
-        training._fitting_step(engine, draw, 0)
-
-
-def test_a_turn_moves_its_own_player_only():
+def test_a_turn_moves_its_own_group_only():
     duel = Duel(updates=1)
     engine = training._Engine(duel, CONFIG, devices.make_fabric(CONFIG, device="cpu"))
     for name, moving, still in (
@@ -403,23 +390,23 @@ def test_a_turn_moves_its_own_player_only():
         ("model", duel.model, duel.critic),
     ):
         kept = still.weight.detach().clone(), moving.weight.detach().clone()
-        training._update(engine, draw, name)
+        engine.update(draw, name)
         assert torch.equal(still.weight, kept[0])
         assert still.weight.grad is None or name == "model"
         assert not torch.equal(moving.weight, kept[1])
 
 
-def test_single_gradients_are_clipped_where_the_player_says(tmp_path):
+def test_single_gradients_are_clipped_where_the_group_says(tmp_path):
     duel = Duel(updates=1)
     config = replace(CONFIG, clip=None, clip_value=1e-3)
     engine = training._Engine(duel, config, devices.make_fabric(config, device="cpu"))
-    training._update(engine, draw, "critic")  # has nothing to clip
-    training._update(engine, draw, "model")
+    engine.update(draw, "critic")  # has nothing to clip
+    engine.update(draw, "model")
     assert duel.model.weight.grad.abs().item() == pytest.approx(1e-3)
     assert duel.model.bias.grad.abs().item() > 1e-3
 
 
-def test_several_players_resume_as_if_never_stopped(tmp_path):
+def test_several_groups_resume_as_if_never_stopped(tmp_path):
     config = replace(CONFIG, steps=40, average=0.9)
     straight = fit_duel(tmp_path / "straight", config)
     with pytest.raises(StopError):

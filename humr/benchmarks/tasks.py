@@ -257,11 +257,11 @@ def lifting_objective(run: LiftingRun | ProposeRun) -> LiftingObjective | Propos
 def lifting_step(
     objective: LiftingObjective | ProposeObjective, batch: LiftingBatch, generator: torch.Generator
 ) -> None:
-    """Gradients of every player's updates in one training step."""
-    for name, player in objective.players().items():
-        for _ in range(player.updates):
+    """Gradients of every group's updates in one training step."""
+    for name, group in objective.optimizer_groups().items():
+        for _ in range(group.updates):
             objective.zero_grad(set_to_none=True)
-            objective.total(objective(batch, generator=generator, player=name)).backward()
+            objective.total(objective(batch, generator=generator, group=name)).backward()
 
 
 PLAIN = ROOT / "tests" / "plain.py"

@@ -447,7 +447,7 @@ class LiftingObjective(nn.Module):
         self.weights = weights
         self.rule = rule
 
-    def players(self) -> dict[str, OptimizerGroup]:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
         """The critic (if any), then the flow; of the latter h_theta's gradient is not clipped."""
         flow = list(self.model.flow.parameters())
         found = {"model": OptimizerGroup(parameters=list(self.model.parameters()), clipped=flow)}
@@ -459,17 +459,17 @@ class LiftingObjective(nn.Module):
         return {"critic": own} | found
 
     def forward(
-        self, batch: LiftingBatch, *, generator: torch.Generator, player: str
+        self, batch: LiftingBatch, *, generator: torch.Generator, group: str
     ) -> dict[str, Tensor]:
-        """Return the means of one player's terms, without weights."""
-        if player == "model":
+        """Return the means of one group's terms, without weights."""
+        if group == "model":
             return self._model_terms(batch, generator)
-        if player == "critic" and self.critic is not None:
+        if group == "critic" and self.critic is not None:
             return self._critic_terms(self.critic, batch, generator)
-        raise ValueError(f"player must be one of {list(self.players())}; got {player!r}")
+        raise ValueError(f"group must be one of {list(self.optimizer_groups())}; got {group!r}")
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of one player's terms; every weight above 0 needs its term."""
+        """Weighted sum of one group's terms; every weight above 0 needs its term."""
         weights = {f.name: getattr(self.weights, f.name) for f in fields(self.weights)}
         own = {name: weight for name, weight in weights.items() if weight > 0}
         critic = {"gap": 1.0, "penalty": self.rule.penalty}

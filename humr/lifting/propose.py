@@ -431,17 +431,17 @@ def latent_entropy(dim: int, std: float) -> float:
 
 PHASE1 = ("reconstruct3d", "divergence", "bidirectional", "generator", "pulling")
 PHASE2 = ("reconstruct2d", "nll", "mode")
-PLAYERS = {
+TERMS = {
     "alternate": {"discriminator": ("discriminator",), "instance": PHASE1, "adaptive": PHASE2},
     "end_to_end": {"discriminator": ("discriminator",), "model": PHASE1 + PHASE2},
 }
 
 
 class ProposeObjective(nn.Module):
-    """All terms of ProPose's objective for one batch, by player and name.
+    """All terms of ProPose's objective for one batch, by group and name.
 
     Terms are means over the batch of sums over joints (in decimetres) or latent dimensions, as
-    the paper prints them. Terms of weight 0 are left out, and with them players that have none.
+    the paper prints them. Terms of weight 0 are left out, and with them groups that have none.
     "generator" ($L_G$) has the weight of "discriminator"; without a discriminator there is no
     "pulling" either. "divergence" exists for the variational control only.
     """
@@ -452,12 +452,12 @@ class ProposeObjective(nn.Module):
         self.weights = term_weights(model, weights)
         self.discriminator = Discriminator(model.config) if weights.discriminator > 0 else None
         self.terms = {
-            player: kept
-            for player, names in PLAYERS[rule.scheme].items()
+            group: kept
+            for group, names in TERMS[rule.scheme].items()
             if (kept := tuple(name for name in names if self.weights[name] > 0))
         }
 
-    def players(self) -> dict[str, OptimizerGroup]:
+    def optimizer_groups(self) -> dict[str, OptimizerGroup]:
         """Who moves, in order, and with which parameters."""
         model, adaptive = self.model, self.model.adaptive
         modules: dict[str, list[nn.Module | None]] = {
@@ -474,27 +474,27 @@ class ProposeObjective(nn.Module):
         }
 
     def forward(
-        self, batch: LiftingBatch, *, generator: torch.Generator, player: str
+        self, batch: LiftingBatch, *, generator: torch.Generator, group: str
     ) -> dict[str, Tensor]:
-        """Return the terms of one player's turn, unweighted."""
-        if player not in self.terms:
-            raise ValueError(f"player must be one of {', '.join(self.terms)}; got {player!r}")
+        """Return the terms of one group's turn, unweighted."""
+        if group not in self.terms:
+            raise ValueError(f"group must be one of {', '.join(self.terms)}; got {group!r}")
         noise = normal_like(
             batch.points, len(batch), 1, self.model.config.width, generator=generator
         )
-        if player == "discriminator":
-            return {player: self._discriminated(batch, noise).mean()}
+        if group == "discriminator":
+            return {group: self._discriminated(batch, noise).mean()}
         terms = {}
-        if player != "adaptive":
+        if group != "adaptive":
             terms |= self._phase1(batch, noise, generator)
-        if player != "instance":
+        if group != "instance":
             terms |= self._phase2(batch, noise)
-        return {name: terms[name]().mean() for name in self.terms[player]}
+        return {name: terms[name]().mean() for name in self.terms[group]}
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of one player's terms, all of them."""
+        """Weighted sum of one group's terms, all of them."""
         if not any(terms.keys() == set(names) for names in self.terms.values()):
-            raise ValueError(f"terms {sorted(terms)} are not those of a player: {self.terms}")
+            raise ValueError(f"terms {sorted(terms)} are not those of a group: {self.terms}")
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
     def _phase1(

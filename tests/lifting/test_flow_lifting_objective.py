@@ -37,8 +37,8 @@ def build(weights=None, rule=RULE, **options):
     return LiftingObjective(model, weights, rule, critic=critic, **options)
 
 
-def terms_of(objective, batch, player="model"):
-    return objective(batch, generator=torch.Generator().manual_seed(1), player=player)
+def terms_of(objective, batch, group="model"):
+    return objective(batch, generator=torch.Generator().manual_seed(1), group=group)
 
 
 def test_weights_and_terms_have_the_same_names(batch):
@@ -116,27 +116,27 @@ def test_one_backward_is_the_three_of_the_official_code(batch):
         torch.testing.assert_close(one, other)
 
 
-def test_players_own_disjoint_parameters_and_clip_the_flow_only():
+def test_groups_own_disjoint_parameters_and_clip_the_flow_only():
     objective = build()
-    players = objective.players()
-    assert list(players) == ["critic", "model"]
-    assert players["critic"].updates == 5
-    assert players["model"].updates == 1
-    ids = {name: {id(p) for p in player.parameters} for name, player in players.items()}
+    groups = objective.optimizer_groups()
+    assert list(groups) == ["critic", "model"]
+    assert groups["critic"].updates == 5
+    assert groups["model"].updates == 1
+    ids = {name: {id(p) for p in group.parameters} for name, group in groups.items()}
     assert not ids["critic"] & ids["model"]
     assert ids["critic"] == {id(p) for p in objective.critic.parameters()}
     assert ids["model"] == {id(p) for p in objective.model.parameters()}
-    clipped = {id(p) for p in players["model"].clipped}
+    clipped = {id(p) for p in groups["model"].clipped}
     assert clipped == {id(p) for p in objective.model.flow.parameters()}
     assert clipped < ids["model"]
-    assert players["critic"].clipped == []
+    assert groups["critic"].clipped == []
 
 
 def test_without_its_term_the_critic_does_not_play(batch):
     objective = build(replace(LiftingWeights(), adversarial=0.0))
-    assert list(objective.players()) == ["model"]
+    assert list(objective.optimizer_groups()) == ["model"]
     assert objective.critic is None
-    with pytest.raises(ValueError, match=r"player must be one of \['model'\]; got 'critic'"):
+    with pytest.raises(ValueError, match=r"group must be one of \['model'\]; got 'critic'"):
         terms_of(objective, batch, "critic")
 
 
@@ -197,7 +197,7 @@ def test_the_likelihood_is_that_of_poses_moved_as_a_whole(batch, monkeypatch):
     monkeypatch.setattr(objective.model, "log_prob", spy)
     generator = torch.Generator().manual_seed(1)
     for _ in range(100):
-        value = objective(batch, generator=generator, player="model")["nll"]
+        value = objective(batch, generator=generator, group="model")["nll"]
     torch.testing.assert_close(value, -seen[-1][1].mean() / 48)
     offsets = torch.stack([offset for offset, _ in seen])
     torch.testing.assert_close(offsets, offsets[:, :, :1].expand_as(offsets))
@@ -229,9 +229,7 @@ def test_wrong_parts_are_refused(batch):
     with pytest.raises(ValueError, match="noisy=True"):
         LiftingObjective(model, replace(NONE, nll=1.0), RULE)
     objective = build()
-    with pytest.raises(
-        ValueError, match=r"player must be one of .*'critic', 'model'.* got 'flow'"
-    ):
+    with pytest.raises(ValueError, match=r"group must be one of .*'critic', 'model'.* got 'flow'"):
         terms_of(objective, batch, "flow")
     terms = terms_of(objective, batch)
     del terms["points"]

@@ -39,8 +39,8 @@ def seeded(seed=3):
     return torch.Generator().manual_seed(seed)
 
 
-def terms_of(system, player, batch=None, seed=3):
-    return system(fake_batch() if batch is None else batch, generator=seeded(seed), player=player)
+def terms_of(system, group, batch=None, seed=3):
+    return system(fake_batch() if batch is None else batch, generator=seeded(seed), group=group)
 
 
 def touched(system, terms):
@@ -59,17 +59,17 @@ REST = ("model.adaptive", "model.flow")
 
 
 @pytest.mark.parametrize(
-    ("scheme", "players"),
+    ("scheme", "groups"),
     [
         ("alternate", {D: {D}, "instance": LEARNED1, "adaptive": set(PHASE2)}),
         ("end_to_end", {D: {D}, "model": LEARNED1 | set(PHASE2)}),
     ],
 )
-def test_every_player_has_its_terms(scheme, players):
+def test_every_group_has_its_terms(scheme, groups):
     system = objective(scheme=scheme)
-    assert list(system.players()) == list(players)
-    for player, names in players.items():
-        terms = terms_of(system, player)
+    assert list(system.optimizer_groups()) == list(groups)
+    for group, names in groups.items():
+        terms = terms_of(system, group)
         assert set(terms) == names
         assert all(value.ndim == 0 and value.isfinite() for value in terms.values())
         total = sum(system.weights[name] * value for name, value in terms.items())
@@ -78,14 +78,14 @@ def test_every_player_has_its_terms(scheme, players):
 
 @pytest.mark.parametrize("scheme", ["alternate", "end_to_end"])
 @pytest.mark.parametrize("part", [{}, {"instance": "normal"}, {"adaptive": "normal"}])
-def test_players_own_every_parameter_once_and_every_one_learns(part, scheme):
+def test_groups_own_every_parameter_once_and_every_one_learns(part, scheme):
     system = objective(model=part, scheme=scheme)
-    owned = [p for player in system.players().values() for p in player.parameters]
+    owned = [p for group in system.optimizer_groups().values() for p in group.parameters]
     assert len(owned) == len({id(p) for p in owned})
     assert {id(p) for p in owned} == {id(p) for p in system.parameters()}
     names = {id(p): n for n, p in system.named_parameters()}
-    for name, player in system.players().items():
-        mine = {names[id(p)] for p in player.parameters}
+    for name, group in system.optimizer_groups().items():
+        mine = {names[id(p)] for p in group.parameters}
         assert mine <= touched(system, terms_of(system, name)), name
 
 
@@ -130,15 +130,15 @@ def test_end_to_end_the_likelihood_pays_for_forgetting_depth():
 def test_what_the_bidirectional_loss_reaches(scheme, reached):
     weights = without("reconstruct3d", "reconstruct2d", "nll", "mode", "discriminator")
     system = objective(weights, scheme=scheme)
-    player = "instance" if scheme == "alternate" else "model"
-    found = touched(system, terms_of(system, player))
+    group = "instance" if scheme == "alternate" else "model"
+    found = touched(system, terms_of(system, group))
     expected = only(system, *reached) - only(system, "model.adaptive.decoder")
     assert found == expected
 
 
 def test_bidirectional_loss_by_brute_force():
     """All hypotheses with gradients give the same value and the same gradients."""
-    for scheme, player in (("alternate", "instance"), ("end_to_end", "model")):
+    for scheme, group in (("alternate", "instance"), ("end_to_end", "model")):
         weights = without("reconstruct3d", "reconstruct2d", "nll", "mode", "discriminator")
         system, batch = objective(weights, scheme=scheme), fake_batch()
         generator = seeded()
@@ -151,7 +151,7 @@ def test_bidirectional_loss_by_brute_force():
             best = poses[image, errors[image].argsort()[:3]].mean(0)
             distance = (best - 10 * batch.pose[image]).norm(dim=-1).sum()
             expected = expected + distance * torch.eye(4, dtype=torch.float64)[image]
-        value = terms_of(system, player)["bidirectional"]
+        value = terms_of(system, group)["bidirectional"]
         torch.testing.assert_close(value, expected.mean())
         decoder = list(system.model.instance.decoder.parameters())
         for ours, brute in zip(
@@ -246,13 +246,13 @@ def test_terms_of_weight_zero_are_left_out_and_change_no_other():
     weights = without("nll", "bidirectional", "discriminator")
     few = objective(weights)
     assert few.discriminator is None
-    assert list(few.players()) == ["instance", "adaptive"]
+    assert list(few.optimizer_groups()) == ["instance", "adaptive"]
     terms = terms_of(few, "adaptive") | terms_of(few, "instance")
     assert set(terms) == {"reconstruct3d", "reconstruct2d", "mode"}
     for name, value in terms.items():
         torch.testing.assert_close(value, every[name], rtol=0, atol=0)
     nothing = replace(weights, reconstruct3d=0.0)
-    assert list(objective(nothing).players()) == ["adaptive"]
+    assert list(objective(nothing).optimizer_groups()) == ["adaptive"]
 
 
 def test_without_likelihood_only_the_modes_teach_the_flow_alternately():
@@ -271,8 +271,8 @@ def test_without_likelihood_only_the_modes_teach_the_flow_alternately():
 
 def test_a_batch_of_one_has_every_term():
     system = objective()
-    for player in system.players():
-        terms = terms_of(system, player, fake_batch(1))
+    for group in system.optimizer_groups():
+        terms = terms_of(system, group, fake_batch(1))
         assert system.total(terms).isfinite()
         touched(system, terms)
         assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
@@ -302,8 +302,8 @@ def test_the_same_generator_gives_the_same_terms():
 def test_turns_lower_reconstruction_and_likelihood():
     system, batch = objective(hypotheses=4), fake_batch(16)
     optimizers = {
-        name: torch.optim.Adam(player.parameters, lr=3e-3)
-        for name, player in system.players().items()
+        name: torch.optim.Adam(group.parameters, lr=3e-3)
+        for name, group in system.optimizer_groups().items()
     }
     history = []
     for step in range(60):
@@ -319,9 +319,9 @@ def test_turns_lower_reconstruction_and_likelihood():
         assert history[-1][name] < 0.8 * history[0][name], name
 
 
-def test_unknown_players_and_foreign_terms():
+def test_unknown_groups_and_foreign_terms():
     system = objective()
-    with pytest.raises(ValueError, match="player must be one of discriminator, instance"):
+    with pytest.raises(ValueError, match="group must be one of discriminator, instance"):
         terms_of(system, "model")
-    with pytest.raises(ValueError, match="are not those of a player"):
+    with pytest.raises(ValueError, match="are not those of a group"):
         system.total({"nll": torch.tensor(0.0)})
