@@ -119,6 +119,14 @@ class Crop:
         return torch.cat([centre, torch.stack([scale, turn.cos(), turn.sin()], -1)], -1)
 
 
+def pixel_centres(
+    resolution: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "rows columns 2"]:
+    """Crop coordinates of the middle of every pixel of a square image."""
+    ticks = (torch.arange(resolution, device=device) + 0.5) / resolution * 2 - 1
+    return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
+
+
 def _turn(
     points: Float[Tensor, "*batch points 2"], angle: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch points 2"]:

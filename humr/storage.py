@@ -123,6 +123,11 @@ class Store(Generic[T]):
         """Read a split into memory, checking each shard against the manifest."""
         return self.join(self.shards(split))
 
+    def make_and_load(self, split: str) -> T:
+        """Read a split into memory; shards that are missing are made first."""
+        self.generate(splits=[split])
+        return self.load(split)
+
     def shards(self, split: str) -> list[T]:
         """Read the shards of a split one by one, checking each against the manifest."""
         paths = self.paths(split)

@@ -464,7 +464,7 @@ def photograph(size: Run, device: str) -> list[Task]:
     from skimage import data
 
     del size
-    image, detector, body = data.astronaut(), generate.studio().detector, load_body("full")
+    image, detector, body = data.astronaut(), generate.world_assets().detector, load_body("full")
     body = body.to(device)
     model = runs.shipped()[0].to(device).eval()
     detection, generator = detector.detect(image), torch.Generator().manual_seed(0)

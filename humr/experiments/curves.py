@@ -76,8 +76,7 @@ def _measured(model: Humr, run: Run, images: int, counts: Sequence[int]) -> pd.D
     """Curves on the first images of the open world, or on licensed people, evenly spread."""
     if isinstance(run, PaperRun):
         return training.curves(model, run.world, images, counts)
-    generate.generate(run.world, splits=["test"])
-    records = generate.load(run.world, "test")[slice(0, images)]
+    records = generate.store(run.world).make_and_load("test")[slice(0, images)]
     return curve(model, load_body("small"), records, counts)
 
 

@@ -82,9 +82,7 @@ def evaluated_on(config: AnyWorld) -> str:
 
 def records(config: AnyWorld, split: str) -> Images:
     """Read a split; the open world's is made if need be."""
-    images = lifting_store(config)
-    images.generate(splits=[split])
-    return images.load(split)
+    return lifting_store(config).make_and_load(split)
 
 
 def ambiguous(config: AnyWorld) -> Images:
@@ -117,7 +115,7 @@ def actions(config: AnyWorld) -> tuple[str, ...]:
 def people(config: AnyWorld, split: str) -> set[tuple[object, ...]]:
     """Who is seen in a split: body shapes of the open world, or data set and number."""
     if isinstance(config, LiftingWorld):
-        shapes = world.scenery(config, split).setting.subjects
+        shapes = world.split_setting(config, split).setting.subjects
         assert shapes is not None
         return {tuple(shape) for shape in shapes.tolist()}
     name = "MPI-INF-3DHP" if split in GROUPS else config.label
@@ -320,7 +318,7 @@ def check(run: Run) -> None:
 def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> training.Progress:
     """Train HuMR in a folder, or go on there."""
     if fabric.is_global_zero:
-        generate.generate(run.world)
+        generate.store(run.world).generate()
     fabric.barrier()
     torch.manual_seed(run.training.seed)
     rule, config = run.supervision, run.training
@@ -344,7 +342,7 @@ def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> traini
         objective,
         draw,
         MeshValidation(
-            generate.load(run.world, "validation"), body, samples=model.heatmap_samples
+            generate.store(run.world).load("validation"), body, samples=model.heatmap_samples
         ),
         config,
         directory,
@@ -361,7 +359,8 @@ def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> traini
 @lru_cache(maxsize=1)
 def _pool(config: World) -> Pool:
     """Load the training images of a world; kept, since many runs of a study share one."""
-    return Pool.of({s: generate.load(config, s) for s in ("labelled", "points", "unlabelled")})
+    shards = generate.store(config)
+    return Pool.of({s: shards.load(s) for s in ("labelled", "points", "unlabelled")})
 
 
 class MeshValidation:
@@ -418,8 +417,7 @@ def evaluate_mesh(
 ) -> pd.DataFrame:
     """Measure a model on a split: one row per image."""
     del about
-    generate.generate(config, splits=[split])
-    records = generate.load(config, split)
+    records = generate.store(config).make_and_load(split)
     return measured(
         model,
         load_body("small"),
@@ -532,8 +530,7 @@ def some(run: Run, count: int, *, dataset: str, generator: torch.Generator) -> T
     """
     if isinstance(run, PaperRun):
         return _licensed(run, count, dataset)
-    generate.generate(run.world, splits=["test"])
-    records = generate.load(run.world, "test")[slice(0, count)]
+    records = generate.store(run.world).make_and_load("test")[slice(0, count)]
     samples = max(1, run.model.heatmap_samples)
     return Tested(list(range(len(records))), records.batch(samples=samples, generator=generator))
 

@@ -415,8 +415,7 @@ def project_cases(
 def make(name: str, models: dict[str, Humr], *, seed: int = 0) -> Gallery:
     """Choose by the shipped model's hypotheses, and project those of all `models`."""
     config = profile(name)
-    generate.generate(config.run.world, splits=[SPLIT])
-    records = generate.load(config.run.world, SPLIT)
+    records = generate.store(config.run.world).make_and_load(SPLIT)
     body, device = load_body("small"), pick_device()
     shipped = runs.shipped()[0].to(device)
     count = config.hypotheses

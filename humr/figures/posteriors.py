@@ -23,7 +23,7 @@ from humr.bodies import rendering
 from humr.bodies.body import Body
 from humr.figures.charts import COLOURS
 from humr.figures.gallery import Example
-from humr.geometry import Crop
+from humr.geometry import Crop, pixel_centres
 from humr.heatmaps import GRID
 from humr.losses import inside_mask, mask_penalised
 from humr.model import People
@@ -186,8 +186,7 @@ def heatmap_beside_projections(
 def heatmap(ax: Axes, posterior: Posterior, window: Window, joint: int) -> Axes:
     """Lay the heatmap of one joint over a picture; its colours end at its own maximum."""
     detection, size = posterior.detection, window.image.shape[0]
-    grid = (torch.arange(size) + 0.5) / size * 2 - 1
-    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).flatten(0, 1)
+    points = pixel_centres(size).flatten(0, 1)
     cells = GRID.from_crop(detection.crop.to_crop(window.crop.to_image(points)))
     where = ((cells + 0.5) / 32 - 1).reshape(1, size, size, 2)
     heat = detection.heatmaps[joint][None, None].to(where)

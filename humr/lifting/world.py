@@ -145,7 +145,7 @@ class SplitSetting:
 
 
 @cache
-def scenery(config: LiftingWorld, split: str) -> SplitSetting:
+def split_setting(config: LiftingWorld, split: str) -> SplitSetting:
     """Return who is filmed how in a split."""
     usual = World(
         window=config.window,
@@ -186,7 +186,7 @@ def _seed(config: LiftingWorld, split: str, number: int, *purpose: int) -> list[
 @cache
 def _backgrounds(config: LiftingWorld, split: str) -> np.ndarray:
     rng = np.random.default_rng(_seed(config, split, 0, 2, 0))
-    if scenery(config, split).plain:
+    if split_setting(config, split).plain:
         colours = rng.integers(30, 225, (config.backgrounds, 1, 1, 3))
         return np.broadcast_to(colours, (config.backgrounds, 400, 400, 3)).astype(np.uint8)
     return background_bank(config.backgrounds, 400, rng=rng)
@@ -196,8 +196,8 @@ def scenes(config: LiftingWorld, split: str, number: int) -> Scenes:
     """Draw the scenes of one shard."""
     count = store(config).length(split, number)
     rng = np.random.default_rng(_seed(config, split, number, 0, 0))
-    filmed = scenery(config, split)
-    body = generate.studio().body
+    filmed = split_setting(config, split)
+    body = generate.world_assets().body
     return draw_scenes(count, filmed.world, body, rng=rng, setting=filmed.setting)
 
 
@@ -205,9 +205,9 @@ def views(config: LiftingWorld, split: str, number: int, start: int, stop: int) 
     """Render images `start` to `stop` of a shard (the same whichever range they are part of)."""
     rngs = [np.random.default_rng(_seed(config, split, number, 1, i)) for i in range(start, stop)]
     chosen, bank = scenes(config, split, number)[start:stop], _backgrounds(config, split)
-    studio = generate.studio()
-    filmed = scenery(config, split).world
-    return view(chosen, filmed, studio.body, studio.wardrobe, bank, rngs=rngs)
+    assets = generate.world_assets()
+    filmed = split_setting(config, split).world
+    return view(chosen, filmed, assets.body, assets.wardrobe, bank, rngs=rngs)
 
 
 def make_shard(config: LiftingWorld, split: str, number: int) -> LiftingRecords:
@@ -224,7 +224,7 @@ def _records(scene: Scenes, seen: Views) -> LiftingRecords:
     window, keypoints = generate.in_photograph(found, scene, seen.images.shape[1])
     maps = generate.stacked(found, "heatmaps")
     fit = fit_gaussian(maps)
-    joints = generate.studio().body.keypoints(scene.rotations, scene.betas, "h36m17")
+    joints = generate.world_assets().body.keypoints(scene.rotations, scene.betas, "h36m17")
     return LiftingRecords(
         joints=joints + scene.translation[:, None],
         focal=scene.focal,
@@ -314,7 +314,7 @@ def shared_images(
     if not 1 <= count <= length:
         raise ValueError(f"count must lie in 1..{length}, the images of a shard; got {count}")
     shards.generate(splits=[split])
-    filmed = scenery(config, split).world
+    filmed = split_setting(config, split).world
     people, parts, pictures = scenes(config, split, 0), [], []
     for start in range(0, count, _BATCH):
         stop = min(start + _BATCH, count)

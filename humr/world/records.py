@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from humr import metrics
 from humr.batches import OUTSIDE, SUPERVISION, VISIBLE, Batch, pack_mask, unpack_mask
 from humr.bodies.body import Body
 from humr.devices import to_device
 from humr.evaluation import HIPS, Truth
-from humr.geometry import Crop, box_info, matrix_to_sixd, rotvec_to_matrix
+from humr.geometry import Crop, box_info, matrix_to_sixd, pixel_centres, rotvec_to_matrix
 from humr.heatmaps import GRID
 from humr.model import People
 from humr.storage import read_tensors
@@ -93,18 +94,13 @@ class Records:
         mask: Tensor | None = None,
         gaussian: bool = False,
     ) -> Batch:
-        """Turn records into a batch, with `samples` heatmap samples drawn from the stored ones.
+        """Turn records into a batch, with `samples` stored heatmap samples of every joint.
 
-        Args:
-            samples: per joint.
-            generator: of the draws.
-            has_pose: images that may show their 3D labels; default: all.
-            has_points: the same for 2D labels.
-            mask: `possible_mask` if the caller has it already.
-            gaussian: draw from Gaussians with the heatmaps' moments instead.
+        `has_pose` and `has_points`: images that may show their 3D and 2D labels; default: all.
+        `mask`: `possible_mask`, if it is known. `gaussian`: samples of Gaussians with the
+        heatmaps' moments instead.
         """
-        count = len(self)
-        every = torch.ones(count, dtype=torch.bool, device=self.focal.device)
+        every = torch.ones(len(self), dtype=torch.bool, device=self.focal.device)
         crop, window = self.crop, self.detector_window
         cells, density = self._draw(samples, generator)
         if gaussian:
@@ -136,10 +132,9 @@ class Records:
         """
         mask = unpack_mask(self.mask)
         side = mask.shape[-1]
-        wider = torch.nn.functional.max_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0
-        ticks = (torch.arange(side, device=mask.device) + 0.5) / side * 2 - 1
-        grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)
-        pixels = self.crop.to_image(grid.expand(len(self), -1, -1))
+        wider = max_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0
+        centres = pixel_centres(side, mask.device).flatten(0, 1)
+        pixels = self.crop.to_image(centres.expand(len(self), -1, -1))
         inside = ((pixels >= 0) & (pixels < self.image_size[:, None])).all(-1)
         judged = inside & (self.detector_window.to_crop(pixels).abs() <= 1).all(-1)
         return wider | ~judged.unflatten(1, (side, side))

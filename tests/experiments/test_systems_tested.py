@@ -21,7 +21,7 @@ def run(tmp_path, monkeypatch):
 
 def test_the_first_images_come_with_their_numbers(run, generator):
     found = systems.some(run, 3, dataset="", generator=generator)
-    records = generate.load(run.world, "test")
+    records = generate.store(run.world).load("test")
     assert found.image == [0, 1, 2]
     assert torch.equal(found.batch.features, records[:3].features.float())
     assert found.batch.samples.shape[1] == 1

@@ -17,7 +17,7 @@ WORLD = LiftingWorld(
 
 
 def test_no_split_shares_a_subject_with_another():
-    shapes = [world.scenery(WORLD, s).setting.subjects for s in world.SPLITS]
+    shapes = [world.split_setting(WORLD, s).setting.subjects for s in world.SPLITS]
     assert [len(s) for s in shapes] == [3, 2, 2, 2, 2, 2]
     everybody = torch.cat(shapes)
     assert len(everybody.unique(dim=0)) == len(everybody)
@@ -26,9 +26,9 @@ def test_no_split_shares_a_subject_with_another():
 def test_transfer_has_other_actions_and_cameras():
     assert len(world.ACTIONS) == 15
     assert set(world.ACTIONS) | set(world.HELD_OUT_ACTIONS) == set(TEMPLATE_NAMES)
-    usual = world.scenery(WORLD, "test").setting
+    usual = world.split_setting(WORLD, "test").setting
     for group in GROUPS:
-        assert not set(world.scenery(WORLD, group).setting.templates) & set(usual.templates)
+        assert not set(world.split_setting(WORLD, group).setting.templates) & set(usual.templates)
     drawn = world.scenes(WORLD, "outdoor", 0)
     assert (drawn.focal / drawn.image_size.norm(dim=-1) <= 0.7).all()
     names = {TEMPLATE_NAMES[i] for i in drawn.template.tolist()}

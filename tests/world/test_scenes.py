@@ -18,7 +18,7 @@ WORLD = World(labelled=6, points=6, unlabelled=6, validation=6, test=6, shard=6,
 @pytest.fixture(scope="module")
 def drawn():
     return scenes.draw_scenes(
-        300, WORLD, generate.studio().body, rng=np.random.default_rng(1)
+        300, WORLD, generate.world_assets().body, rng=np.random.default_rng(1)
     )  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def views():
 
 
 def body_pixels(drawn):
-    body = generate.studio().body
+    body = generate.world_assets().body
     points = body.joints(drawn.rotations, drawn.betas)[:, :22] + drawn.translation[:, None]
     return project(points, drawn.focal, drawn.image_size / 2)
 
@@ -53,7 +53,7 @@ def test_most_people_face_the_camera(drawn):
 
 def test_window_camera_agrees_with_the_photographs(drawn):
     focal, centre = drawn.window_camera(WORLD.window)
-    body = generate.studio().body
+    body = generate.world_assets().body
     points = body.joints(drawn.rotations, drawn.betas)[:, :22] + drawn.translation[:, None]
     direct = (drawn.window.to_crop(body_pixels(drawn)) + 1) / 2 * WORLD.window
     torch.testing.assert_close(project(points, focal, centre), direct, atol=0.02, rtol=1e-4)
@@ -84,15 +84,15 @@ def test_one_view_alone_is_the_same_picture(views):
 def test_shards_repeat_and_survive_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "DATA", tmp_path)
     first = generate.make_shard(WORLD, "validation", 0)
-    generate.generate(WORLD, splits=["validation"])
-    again = generate.load(WORLD, "validation")
+    shards = generate.store(WORLD)
+    again = shards.make_and_load("validation")
     assert torch.equal(first.cells, again.cells)
     assert torch.equal(first.features, again.features)
     mask, person = unpack_mask(again.mask), unpack_mask(again.person)
     overlap = (mask & person).sum((1, 2)) / (mask | person).sum((1, 2))
     assert overlap.median() > 0.6
-    assert (generate.directory(WORLD) / "manifest.json").exists()
-    assert not list(generate.directory(WORLD).glob("*.part"))
+    assert (shards.directory / "manifest.json").exists()
+    assert not list(shards.directory.glob("*.part"))
 
 
 def test_splits_and_seeds_differ():
