@@ -112,8 +112,8 @@ def fetch(python: str) -> int:
         return 0
     say("Fetching the detector's two files (once, about 36 MB)")
     code = (
-        "from humr import assets\n"
-        "try: assets.fetch()\n"
+        "from humr import files\n"
+        "try: files.fetch()\n"
         "except (RuntimeError, ValueError) as error: raise SystemExit(f'humr: {error}')"
     )
     return subprocess.call([python, "-c", code], env=environment.variables(python), cwd=ROOT)

@@ -43,7 +43,7 @@ def test_every_form_does_the_same_work(group):
 def test_the_switch_is_on_during_the_work_only(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        tasks.workloads.Training,
+        tasks.Training,
         "gradients",
         lambda self: seen.append(devices._ONEDNN.fp32_precision) or torch.zeros(()),
     )

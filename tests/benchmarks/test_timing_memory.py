@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems c
 MEASURE = """
 import gc, json, sys
 import torch
-from humr import memory
+from humr.benchmarks import timing
 
 device = sys.argv[1]
 
@@ -27,15 +27,15 @@ def plant():
     garbage.append(garbage)  # only the garbage collector finds out that nobody wants it
 
 def measured(work):
-    return memory.peak_memory(work, device=device)
+    return timing.peak_memory(work, device=device)
 
 task(1)  # whatever the first task alone brings along
 found = {"large": measured(lambda: task(200)), "small": measured(lambda: task(40))}
 found["in turn"] = measured(lambda: [task(40) for _ in range(4)])
 plant()
 found["after garbage"] = measured(lambda: (gc.collect(), task(40)))
-memory._forget = lambda: False
-held = int(memory._highest() - memory._status("VmRSS"))  # what a new record takes
+timing._forget = lambda: False
+held = int(timing._highest() - timing._status("VmRSS"))  # what a new record takes
 found["no record"] = measured(lambda: task(max(held - 40, 1)))
 found["record"] = measured(lambda: task(held + 60))
 print(json.dumps(found))

@@ -112,7 +112,7 @@ def test_a_gallery_of_other_images_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "DATA_VERSION", generate.DATA_VERSION + 1)
     with pytest.raises(ValueError, match="make it again"):
         Gallery.read(tmp_path / "g.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"python -m humr\.gallery"):
+    with pytest.raises(FileNotFoundError, match=r"python -m humr\.figures\.gallery"):
         Gallery.read(tmp_path / "absent.safetensors")
 
 
