@@ -58,15 +58,6 @@ MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have as many branches as thei
 STEM, WIDE = 64, 256  # channels before and after stage 1
 JOINTS = 24  # of the layer that estimated heatmaps once
 STRIDE = 32  # of the coarsest branch
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
-
-
-def standardise(
-    images: Float[Tensor, "batch 3 height width"],
-) -> Float[Tensor, "batch 3 height width"]:
-    """Give RGB images in 0..1 the mean and deviation of ImageNet's, as the backbone expects."""
-    mean, std = images.new_tensor(MEAN), images.new_tensor(STD)
-    return (images - mean[:, None, None]) / std[:, None, None]
 
 
 def _conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -226,7 +217,7 @@ class HRNet(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Features of RGB crops that went through `standardise`, 224 x 224 pixels in HuMR."""
+        """Features of RGB crops with ImageNet's mean and deviation, 224 x 224 pixels in HuMR."""
         fine, middle, coarse, coarsest = self.branches(images)
         parts = [
             self.downsample_stage_1(fine),

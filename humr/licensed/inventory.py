@@ -622,16 +622,6 @@ def _masks() -> list[LicensedFile]:
     ]  # fmt: skip
 
 
-def _originals() -> list[LicensedFile]:
-    found = []
-    for split, count in (("train", 24), ("validation", 12), ("test", 24)):
-        paths = (f"test_images/3DPW/sequenceFiles/{split}",)
-        check = partial(folder, pattern="*.pkl", least=count)
-        found.append(LicensedFile("sequences of 3DPW", "3DPW", paths, check, ()))
-    check = partial(folder, pattern="P*/*/P*_data.pkl", least=17)
-    return [*found, LicensedFile("sequences of EMDB", "EMDB", ("test_images/EMDB",), check, ())]
-
-
 def _human36m() -> list[LicensedFile]:
     def entry(
         group: str, source: str, name: str, check: Callable[[Path], str], *others: str
@@ -724,7 +714,7 @@ def _entries() -> tuple[LicensedFile, ...]:
     annotations = [_annotations(each) for each in SETS.values()]
     heatmaps = [_samples(name) for name in TRAINING]
     return (*_body_models(), *_helpers(), *_weights(), *annotations, *heatmaps, *_photographs(),
-            *_masks(), *_originals(), *_human36m(), *_mpi_inf_3dhp())  # fmt: skip
+            *_masks(), *_human36m(), *_mpi_inf_3dhp())  # fmt: skip
 
 
 ENTRIES = _entries()

@@ -9,9 +9,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from humr.licensed import smpl
 from humr.licensed.smpl import (
-    read_extra_regressor,
     read_h36m_regressor,
     read_mean_parameters,
     read_smpl,
@@ -69,8 +67,12 @@ def with_nan(values):
         ("posedirs", with_nan, "posedirs holds values that are not finite"),
         ("shapedirs", lambda x: x[..., :8], r"shapedirs must have shape \(30, 3, 10\)"),
         ("f", lambda x: x + 1000, "faces name vertices outside 0..29"),
+        ("f", lambda x: x[:0], r"f must have shape \(1, 3\); got \(0, 3\)"),
+        ("f", lambda _: np.array(5), r"f must have shape \(1, 3\); got \(\)"),
         ("kintree_table", lambda x: x[:, ::-1], "is not the tree of SMPL's 24 joints"),
-        ("J_regressor", lambda x: "dense", "J_regressor must hold numbers; got str"),
+        ("kintree_table", lambda x: x[0], r"kintree_table must have shape \(2, 24\)"),
+        ("shapedirs", lambda _: np.array(1.0), r"shapedirs must have shape \(30, 3, 10\)"),
+        ("J_regressor", lambda _: "dense", "J_regressor must hold numbers; got str"),
     ],
 )
 def test_wrong_bodies_are_refused(tmp_path, arrays, key, change, message):
@@ -104,20 +106,22 @@ def test_the_h36m_regressor_gets_the_order_of_h36m(tmp_path):
 
 
 def test_regressors_are_checked(tmp_path):
-    path = tmp_path / "J_regressor_extra.npy"
-    rows = np.random.default_rng(0).random((9, V))
+    path = tmp_path / "J_regressor_h36m.npy"
+    rows = np.random.default_rng(0).random((17, V))
     rows /= rows.sum(1, keepdims=True)
     np.save(path, rows)
-    np.testing.assert_array_equal(read_extra_regressor(path, vertices=V), rows)
-    assert len(smpl.EXTRA9) == 9
-    with pytest.raises(ValueError, match=r"must have shape \(9, 6890\); got \(9, 30\)"):
-        read_extra_regressor(path)
+    assert read_h36m_regressor(path, vertices=V).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"must have shape \(17, 6890\); got \(17, 30\)"):
+        read_h36m_regressor(path)
     np.save(path, 2 * rows)
     with pytest.raises(ValueError, match="rows of the regressor must sum to 1"):
-        read_extra_regressor(path, vertices=V)
+        read_h36m_regressor(path, vertices=V)
+    np.save(path, rows.astype(str))
+    with pytest.raises(ValueError, match="the regressor must hold numbers; got <U"):
+        read_h36m_regressor(path, vertices=V)
     path.write_text("not found")
     with pytest.raises(ValueError, match=r"is no .npy file of numbers"):
-        read_extra_regressor(path, vertices=V)
+        read_h36m_regressor(path, vertices=V)
 
 
 def test_mean_parameters(tmp_path):
@@ -171,16 +175,3 @@ def test_wrong_matrices_are_refused(tmp_path, rng):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(ValueError, match=message):
             read_transfer(path, vertices=V, smplx_vertices=50)
-
-
-# ------------------------------------------------------------------------ maps
-
-
-def test_maps_are_the_published_ones():
-    body = [12, 17, 19, 21, 16, 18, 20, 0, 2, 5, 8, 1, 4, 7]
-    assert list(smpl.COCO25_FROM_SMPL45) == [24, *body, *range(25, 35)]
-    assert list(smpl.COCO25_FROM_SMPLX) == [55, *body, *range(56, 66)]
-    expected = [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11]
-    assert list(smpl.COCO17_FROM_COCO25) == expected
-    assert len(smpl.SMPL45) == 45
-    assert smpl.SMPL24.parents[22:] == (20, 21)
