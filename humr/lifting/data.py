@@ -38,12 +38,17 @@ SIGMA_RANGE = (0.2, 10.0)  # px
 SIGMA_UNIT = 10 * SHARP_PIXELS  # px; what 1 means in the condition
 
 
+Pose = Float[Tensor, "batch 16 3"]  # POSE16, metres, centred on its mean
+Points = Float[Tensor, "batch 16 2"]  # MPII16, normalised
+Hypotheses = Float[Tensor, "batch hypotheses 16 3"]  # many a pose of the same image
+
+
 @dataclass(frozen=True)
 class LiftingBatch:
     """What lifting systems see and learn from."""
 
-    pose: Float[Tensor, "batch 16 3"]  # label: POSE16, metres, centred on its mean
-    points: Float[Tensor, "batch 16 2"]  # of the detector: MPII16, normalised
+    pose: Pose  # label
+    points: Points  # of the detector
     condition: Float[Tensor, "batch 13 6"]  # amplitude, mean x, y, covariance xx, xy, yy
     target: Float[Tensor, "batch 17 3"]  # label: H36M17, metres, pelvis at 0; for metrics
 

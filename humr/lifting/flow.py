@@ -7,6 +7,8 @@ detected 2D pose become a hypothesis, $x = f^{-1}(z, y; c)$. The condition $c = 
 tells how sure the detector is of each joint.
 
 Vectors are joint-major: $(x_0, y_0, z_0, x_1, \ldots)$; $z$ comes before $y$ (official code).
+Sections and equations are those of the ICCV paper. Where it has L1 norms, losses are means over
+elements, as in the official code; the paper's weights belong to means.
 """
 
 import math
@@ -22,7 +24,15 @@ from humr import losses
 from humr.devices import constant, full_precision
 from humr.flows import Condition, ConditionalFlow, standard_normal_log_prob
 from humr.lifting.config import LiftingModel, LiftingRule, LiftingWeights
-from humr.lifting.data import CERTAIN, SIGMA_UNIT, LiftingBatch, complete
+from humr.lifting.data import (
+    CERTAIN,
+    SIGMA_UNIT,
+    Hypotheses,
+    LiftingBatch,
+    Points,
+    Pose,
+    complete,
+)
 from humr.losses import nll
 from humr.metrics import centre, mpjpe
 from humr.skeletons import CONDITION13, H36M17, MPII16, POSE16, index_map
@@ -32,10 +42,18 @@ POSE = 3 * len(POSE16)
 POINTS = 2 * len(MPII16)
 LATENT = POSE - POINTS
 GAUSSIANS = 6 * len(CONDITION13)
+CONDITION_FROM_POSE = index_map(POSE16, CONDITION13)
+POSE_HIPS = POSE16.indices(["right_hip", "left_hip"])
 # Beside the bones proper: the three sides of the triangle that the pelvis leaves open.
 TRIANGLE = (("right_hip", "left_hip"), ("right_hip", "spine"), ("left_hip", "spine"))
 FIRST_STD = 0.1  # of the likelihood's 2D noise, in units of the normalised 2D pose
 NOISE_GAIN = 10.0  # how much faster than the weights, under Adam, its logarithm moves
+METRES_PER_PIXEL = 0.01  # of the detector's heatmap (section 4.2)
+OFFSET = 0.1  # metres; standard deviation of the common offset that gives centred poses a density
+ON_HYPOTHESES = ("heatmap", "best")  # terms that share the rule's hypotheses
+ESTIMATORS = {"unbiased": losses.mmd, "biased": losses.mmd_biased}
+
+Scores = Callable[[Pose], Float[Tensor, " batch"]]
 
 
 def normal(
@@ -47,13 +65,7 @@ def normal(
     return drawn.to(like.device)
 
 
-class ConditionNet(nn.Sequential):
-    r"""The network $h_\theta$: 13 Gaussians, 78 numbers, to the flow's context."""
-
-    def __init__(self, hidden: int = 256, width: int = 56) -> None:
-        super().__init__(
-            nn.Flatten(), nn.Linear(GAUSSIANS, hidden), nn.ReLU(), nn.Linear(hidden, width)
-        )
+# ---- the flow, and hypotheses from it
 
 
 class LiftingFlow(nn.Module):
@@ -107,29 +119,30 @@ class LiftingFlow(nn.Module):
         return self.flow.project(self.encoder(batch.condition))
 
     def forward_pose(
-        self, pose: Float[Tensor, "batch 16 3"], projected: Condition
-    ) -> tuple[Float[Tensor, "batch 16"], Float[Tensor, "batch 16 2"]]:
-        r"""Split a pose into latent and 2D pose, $(\hat z, \hat y) = f(x; c)$."""
-        z, points, _ = self._split(pose, projected)
-        return z, points
+        self, pose: Pose, projected: Condition
+    ) -> tuple[Float[Tensor, "batch 16"], Points, Float[Tensor, " batch"]]:
+        r"""Split a pose into latent and 2D pose, $(\hat z, \hat y) = f(x; c)$.
+
+        The third is $\log |\det \partial f / \partial x|$.
+        """
+        output, log_det = self.flow.normalize(pose.flatten(1)[:, None], projected)
+        z, points = output[:, 0].split([LATENT, POINTS], -1)
+        return z, points.unflatten(-1, (-1, 2)), log_det[:, 0]
 
     def lift(
-        self,
-        z: Float[Tensor, "batch hypotheses 16"],
-        points: Float[Tensor, "batch 16 2"],
-        projected: Condition,
-    ) -> Float[Tensor, "batch hypotheses 16 3"]:
+        self, z: Float[Tensor, "batch hypotheses 16"], points: Points, projected: Condition
+    ) -> Hypotheses:
         r"""Put latents and a 2D pose together, $x = f^{-1}(z, y; c)$; inverts `forward_pose`."""
         return self._join(z, points.flatten(1)[:, None].expand(-1, z.shape[1], -1), projected)
 
     def hypotheses(
         self,
-        points: Float[Tensor, "batch 16 2"],
+        points: Points,
         projected: Condition,
         count: int,
         *,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "batch hypotheses 16 3"]:
+    ) -> Hypotheses:
         """Lift a 2D pose with random latents (and, if `noisy`, random 2D errors)."""
         z = normal(len(points), count, LATENT, like=points, generator=generator)
         if self.scaled_log_std is None:
@@ -161,59 +174,34 @@ class LiftingFlow(nn.Module):
         A density over 48 numbers. Centred poses fill 45 dimensions only: trained on these alone
         it would grow without bound, see `LiftingObjective`.
         """
-        z, points, log_det = self._split(batch.pose, self.project(batch))
-        std = self.std
-        error = (points - batch.points).flatten(1) / std
-        base = standard_normal_log_prob(z) + standard_normal_log_prob(error) - std.log().sum()
-        return base + log_det
-
-    def _split(self, pose: Tensor, projected: Condition) -> tuple[Tensor, Tensor, Tensor]:
-        output, log_det = self.flow.normalize(pose.flatten(1)[:, None], projected)
-        z, points = output[:, 0].split([LATENT, POINTS], -1)
-        return z, points.unflatten(-1, (-1, 2)), log_det[:, 0]
+        z, points, log_det = self.forward_pose(batch.pose, self.project(batch))
+        error = (points - batch.points).flatten(1) / self.std
+        base = standard_normal_log_prob(z) + standard_normal_log_prob(error)
+        return base - self.std.log().sum() + log_det
 
     def _join(self, z: Tensor, points: Tensor, projected: Condition) -> Tensor:
         poses, _ = self.flow.generate(torch.cat([z, points], -1), projected)
         return poses.unflatten(-1, (-1, 3))
 
 
-def bone_matrix() -> Float[Tensor, "joints bones"]:
-    r"""The matrix $C$ of the Kinematic Chain Space: $X C$ has the bones of $X$ as columns.
+class ConditionNet(nn.Sequential):
+    r"""The network $h_\theta$: 13 Gaussians, 78 numbers, to the flow's context."""
 
-    A bone is its start minus its end: first the bones of Human3.6M that do not touch the pelvis,
-    which POSE16 lacks, limb after limb; then the sides of `TRIANGLE`.
-    """
-    pairs = [(H36M17.names[start], H36M17.names[end]) for start, end in H36M17.bones]
-    bones = [pair for pair in pairs if "pelvis" not in pair] + list(TRIANGLE)
-    matrix = torch.zeros(len(POSE16), len(bones))
-    for column, (start, end) in enumerate(bones):
-        matrix[POSE16.index(start), column] = 1
-        matrix[POSE16.index(end), column] = -1
-    return matrix
+    def __init__(self, hidden: int = 256, width: int = 56) -> None:
+        super().__init__(
+            nn.Flatten(), nn.Linear(GAUSSIANS, hidden), nn.ReLU(), nn.Linear(hidden, width)
+        )
 
 
-@full_precision
-def kinematic_chain(
-    pose: Float[Tensor, "*batch 16 3"], matrix: Float[Tensor, "16 bones"]
-) -> Float[Tensor, "*batch bones bones"]:
-    r"""Inner products of bones, $\Psi = B^\top B$ with $B = X C$ (Wandt and Rosenhahn 2019).
-
-    Squared lengths on the diagonal, cosines times lengths elsewhere: blind to the pose's place and
-    orientation.
-    """
-    bones = matrix.mT @ pose
-    return bones @ bones.mT
+# ---- the critic: a discriminator of Wasserstein type, from RepNet
 
 
 class Critic(nn.Module):
     """The critic of poses: one path sees joints, the other lengths and angles of bones.
 
     From Wandt and Rosenhahn (2019), RepNet. Leaky rectifiers of slope 0.01; none after the last
-    layer of a path; in both, the third layer adds the first one's output.
-
-    Args:
-        hidden: width of the path of joints, and after both paths.
-        bones_hidden: width of the path of bones.
+    layer of a path; in both, the third layer adds the first one's output. The path of joints, and
+    what follows both, is `hidden` wide.
     """
 
     matrix: Tensor
@@ -244,17 +232,35 @@ class Critic(nn.Module):
         return self.both2(both).squeeze(-1)
 
 
-# Losses of the lifting flow (Wehrbein et al. 2021, section 3): pure functions, no weights.
-#
-# One value per batch element, but for `mmd_term`, which compares batches. Where the paper has L1
-# norms these are means over elements, as in the official code; the paper's weights belong to
-# means. The maximum mean discrepancy itself is that of `losses`, same kernels: $\sum_b b / (b +
-# d^2)$ with $b$ in 0.0025, 0.04, 0.81.
+@full_precision
+def kinematic_chain(
+    pose: Float[Tensor, "*batch 16 3"], matrix: Float[Tensor, "16 bones"]
+) -> Float[Tensor, "*batch bones bones"]:
+    r"""Inner products of bones, $\Psi = B^\top B$ with $B = X C$ (Wandt and Rosenhahn 2019).
+
+    Squared lengths on the diagonal, cosines times lengths elsewhere: blind to the pose's place and
+    orientation.
+    """
+    bones = matrix.mT @ pose
+    return bones @ bones.mT
 
 
-ESTIMATORS = {"unbiased": losses.mmd, "biased": losses.mmd_biased}
-CONDITION_FROM_POSE = index_map(POSE16, CONDITION13)
-METRES_PER_PIXEL = 0.01  # of the detector's heatmap (section 4.2)
+def bone_matrix() -> Float[Tensor, "joints bones"]:
+    r"""The matrix $C$ of the Kinematic Chain Space: $X C$ has the bones of $X$ as columns.
+
+    A bone is its start minus its end: first the bones of Human3.6M that do not touch the pelvis,
+    which POSE16 lacks, limb after limb; then the sides of `TRIANGLE`.
+    """
+    pairs = [(H36M17.names[start], H36M17.names[end]) for start, end in H36M17.bones]
+    bones = [pair for pair in pairs if "pelvis" not in pair] + list(TRIANGLE)
+    matrix = torch.zeros(len(POSE16), len(bones))
+    for column, (start, end) in enumerate(bones):
+        matrix[POSE16.index(start), column] = 1
+        matrix[POSE16.index(end), column] = -1
+    return matrix
+
+
+# ---- losses (section 3), one value per batch element, without weights
 
 
 def mean_l1(
@@ -287,25 +293,8 @@ def mmd_term(
     return ESTIMATORS[estimator](found, wanted)
 
 
-def target_covariance(
-    condition: Float[Tensor, "*batch 13 6"], *, doubled: bool = True
-) -> Float[Tensor, "*batch 13 3"]:
-    r"""Covariance (xx, xy, yy) in square metres that a condition asks for; y up, like poses.
-
-    The paper counts a pixel of the heatmap as 10 mm. The condition holds covariances in units of
-    (20 px)^2, so that 1 means (0.2 m)^2 = 0.04. The official code counts 5 mm, so that 1 means
-    0.01, but its conditions hold `doubled` axes: those wider than 2.1 px get the paper's 10 mm,
-    sharper ones 5.
-    """
-    metres = METRES_PER_PIXEL / 2 if doubled else METRES_PER_PIXEL
-    return (metres * SIGMA_UNIT) ** 2 * condition[..., 3:]
-
-
 def heatmap_covariance(
-    hypotheses: Float[Tensor, "batch hypotheses 16 3"],
-    condition: Float[Tensor, "batch 13 6"],
-    *,
-    doubled: bool = True,
+    hypotheses: Hypotheses, condition: Float[Tensor, "batch 13 6"], *, doubled: bool = True
 ) -> Float[Tensor, " batch"]:
     r"""$L_{HM}$: uncertain joints must spread at least as far as their heatmaps (eq. 3, 4).
 
@@ -328,18 +317,28 @@ def heatmap_covariance(
     target = target_covariance(condition, doubled=doubled)
     least = (CERTAIN / SIGMA_UNIT) ** 2
     uncertain = (condition[..., 3] > least) | (condition[..., 5] > least)
-    missing = target - found
-    missing = torch.stack(
-        [missing[..., 0].relu(), missing[..., 1], missing[..., 2].relu()], -1
-    ).square()
-    return ((missing.sum(-1) + 1e-30).sqrt() * uncertain).mean(-1)  # 1e-30: gradient at 0
+    xx, xy, yy = (target - found).unbind(-1)
+    missing = torch.stack([xx.relu(), xy, yy.relu()], -1).square().sum(-1)
+    return ((missing + 1e-30).sqrt() * uncertain).mean(-1)  # 1e-30: gradient at 0
 
 
-def covariance(
-    hypotheses: Float[Tensor, "batch hypotheses 16 3"],
-) -> Float[Tensor, "batch 13 3"]:
+def target_covariance(
+    condition: Float[Tensor, "*batch 13 6"], *, doubled: bool = True
+) -> Float[Tensor, "*batch 13 3"]:
+    r"""Covariance (xx, xy, yy) in square metres that a condition asks for; y up, like poses.
+
+    The paper counts a pixel of the heatmap as 10 mm. The condition holds covariances in units of
+    (20 px)^2, so that 1 means (0.2 m)^2 = 0.04. The official code counts 5 mm, so that 1 means
+    0.01, but its conditions hold `doubled` axes: those wider than 2.1 px get the paper's 10 mm,
+    sharper ones 5.
+    """
+    metres = METRES_PER_PIXEL / 2 if doubled else METRES_PER_PIXEL
+    return (metres * SIGMA_UNIT) ** 2 * condition[..., 3:]
+
+
+def covariance(hypotheses: Hypotheses) -> Float[Tensor, "batch 13 3"]:
     """Covariance (xx, xy, yy) over hypotheses of the condition's joints, relative to the hips."""
-    points = centre(hypotheses[..., :2], POSE16.indices(["right_hip", "left_hip"]))
+    points = centre(hypotheses[..., :2], POSE_HIPS)
     points = points[..., constant(CONDITION_FROM_POSE, points.device), :]
     x, y = (points - points.mean(1, keepdim=True)).unbind(-1)
     products = torch.stack([x * x, x * y, y * y], -1)
@@ -347,10 +346,7 @@ def covariance(
 
 
 def best_hypotheses(
-    hypotheses: Float[Tensor, "batch hypotheses 16 3"],
-    pose: Float[Tensor, "batch 16 3"],
-    *,
-    best_of: int = 5,
+    hypotheses: Hypotheses, pose: Pose, *, best_of: int = 5
 ) -> Float[Tensor, " batch"]:
     r"""$L_{MB}$: L1 distance of the label to the mean of the `best_of` best hypotheses (eq. 8).
 
@@ -369,28 +365,13 @@ def best_hypotheses(
     return mean_l1(best.mean(1), target)
 
 
-# ------------------------------------------------------------------------- critic
-
-Scores = Callable[[Float[Tensor, "batch 16 3"]], Float[Tensor, " batch"]]
-
-
-def critic_gap(
-    critic: Scores, real: Float[Tensor, "batch 16 3"], fake: Float[Tensor, "batch 16 3"]
-) -> Float[Tensor, " batch"]:
+def critic_gap(critic: Scores, real: Pose, fake: Pose) -> Float[Tensor, " batch"]:
     """What the critic minimises: scores of hypotheses minus scores of labels (WGAN)."""
     return critic(fake) - critic(real)
 
 
-def generator_score(critic: Scores, fake: Float[Tensor, "batch 16 3"]) -> Float[Tensor, " batch"]:
-    """$L_{gen}$: what the flow minimises, the negated score of its hypotheses."""
-    return -critic(fake)
-
-
 def gradient_penalty(
-    critic: Scores,
-    real: Float[Tensor, "batch 16 3"],
-    fake: Float[Tensor, "batch 16 3"],
-    share: Float[Tensor, " batch"],
+    critic: Scores, real: Pose, fake: Pose, share: Float[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     r"""$(\|\nabla D(\tilde x)\| - 1)^2$ at $\tilde x = u\,x + (1 - u)\,\hat x$ (Gulrajani 2017).
 
@@ -402,15 +383,16 @@ def gradient_penalty(
     return (gradient.flatten(1).norm(dim=-1) - 1).square()
 
 
-# The lifting flow's objective: its terms, its critic, and who is updated by what.
+def generator_score(critic: Scores, fake: Pose) -> Float[Tensor, " batch"]:
+    """$L_{gen}$: what the flow minimises, the negated score of its hypotheses."""
+    return -critic(fake)
 
 
-OFFSET = 0.1  # metres; standard deviation of the common offset that gives centred poses a density
-ON_HYPOTHESES = ("heatmap", "best")  # terms that share the rule's hypotheses
+# ---- objective (section 3.5)
 
 
 class LiftingObjective(nn.Module):
-    """All terms of the lifting flow and of its critic (Wehrbein et al. 2021, section 3.5).
+    """All terms of the lifting flow and of its critic, and which of the two is updated by what.
 
     Per step the critic is updated `rule.critic_updates` times, then the flow once. The official
     code calls `backward` three times before the flow's update (forward path, inverse path,
@@ -449,14 +431,12 @@ class LiftingObjective(nn.Module):
 
     def optimizer_groups(self) -> dict[str, OptimizerGroup]:
         """The critic (if any), then the flow; of the latter h_theta's gradient is not clipped."""
-        flow = list(self.model.flow.parameters())
-        found = {"model": OptimizerGroup(parameters=list(self.model.parameters()), clipped=flow)}
+        own, clipped = list(self.model.parameters()), list(self.model.flow.parameters())
+        found = {"model": OptimizerGroup(parameters=own, clipped=clipped)}
         if self.critic is None:
             return found
-        own = OptimizerGroup(
-            parameters=list(self.critic.parameters()), updates=self.rule.critic_updates
-        )
-        return {"critic": own} | found
+        critic, updates = list(self.critic.parameters()), self.rule.critic_updates
+        return {"critic": OptimizerGroup(parameters=critic, updates=updates)} | found
 
     def forward(
         self, batch: LiftingBatch, *, generator: torch.Generator, group: str
@@ -508,7 +488,7 @@ class LiftingObjective(nn.Module):
         weights, terms = self.weights, {}
         if not max(weights.points, weights.mmd, weights.deterministic) > 0:
             return terms
-        z, points = self.model.forward_pose(batch.pose, projected)
+        z, points, _ = self.model.forward_pose(batch.pose, projected)
         if weights.points > 0:
             terms["points"] = mean_l1(points, batch.points).mean()
         if weights.mmd > 0:
@@ -530,9 +510,8 @@ class LiftingObjective(nn.Module):
         count = rule.hypotheses if many else 1
         drawn = self.model.hypotheses(batch.points, projected, count, generator=generator)
         if weights.heatmap > 0:
-            terms["heatmap"] = heatmap_covariance(
-                drawn, batch.condition, doubled=rule.doubled
-            ).mean()
+            missing = heatmap_covariance(drawn, batch.condition, doubled=rule.doubled)
+            terms["heatmap"] = missing.mean()
         if weights.best > 0:
             terms["best"] = best_hypotheses(drawn, batch.pose, best_of=rule.best_of).mean()
         if self.critic is not None:

@@ -65,14 +65,11 @@ def make_shard(world: World, split: str, shard: int) -> Records:
     drawn = scenes(world, split, shard)
     seeds = np.random.default_rng(_seed(world, split, shard, 2, 0))
     generator = torch.Generator().manual_seed(int(seeds.integers(2**62)))
-    return Records.join(
-        [
-            records_of(
-                drawn[start:stop], views(world, split, shard, start, stop), world, generator
-            )
-            for start, stop in render_batches(len(drawn))
-        ]
-    )
+    parts = []
+    for start, stop in render_batches(len(drawn)):
+        seen = views(world, split, shard, start, stop)
+        parts.append(records_of(drawn[start:stop], seen, world, generator))
+    return Records.join(parts)
 
 
 def scenes(world: World, split: str, shard: int) -> Scenes:

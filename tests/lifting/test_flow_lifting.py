@@ -89,13 +89,13 @@ def test_all_parameters_of_the_flow_start_normal():
 def test_lift_inverts_forward_pose(coupling, condition, batch):
     model = build(replace(SMALL, coupling=coupling, condition=condition))
     projected = model.project(batch)
-    z, points = model.forward_pose(batch.pose, projected)
+    z, points, _ = model.forward_pose(batch.pose, projected)
     back = model.lift(z[:, None], points, projected)[:, 0]
     assert (points - batch.points).abs().max() > 0.1
     torch.testing.assert_close(back, batch.pose, atol=1e-10, rtol=0)
     z, points = z[:, None], batch.points
     poses = model.lift(z, points, projected)
-    latent, projection = model.forward_pose(poses[:, 0], projected)
+    latent, projection, _ = model.forward_pose(poses[:, 0], projected)
     torch.testing.assert_close(latent, z[:, 0], atol=1e-10, rtol=0)
     torch.testing.assert_close(projection, points, atol=1e-10, rtol=0)
 
@@ -106,7 +106,7 @@ def test_lift_inverts_forward_pose_at_full_size_in_single_precision(generator):
     batch = fake_batch(8, generator, torch.float32)
     projected = model.project(batch)
     with torch.no_grad():
-        z, points = model.forward_pose(batch.pose, projected)
+        z, points, _ = model.forward_pose(batch.pose, projected)
         back = model.lift(z[:, None], points, projected)[:, 0]
     assert (back - batch.pose).abs().max() < 1e-5
 
@@ -122,7 +122,7 @@ def test_hypotheses_of_an_image_keep_to_its_points_and_its_condition(batch, gene
         torch.testing.assert_close(alone[0], poses[image])
         for hypothesis in range(5):
             own = projected[image : image + 1]
-            latent, points = model.forward_pose(poses[image, hypothesis][None], own)
+            latent, points, _ = model.forward_pose(poses[image, hypothesis][None], own)
             torch.testing.assert_close(points[0], batch.points[image])
             torch.testing.assert_close(latent[0], z[image, hypothesis])
 
@@ -138,7 +138,7 @@ def test_the_condition_matters_unless_switched_off(batch):
 def test_vectors_are_joint_major_with_the_latent_first(batch):
     model = build()
     projected = model.project(batch)
-    z, points = model.forward_pose(batch.pose, projected)
+    z, points, _ = model.forward_pose(batch.pose, projected)
     vector, _ = model.flow.normalize(batch.pose.reshape(3, 1, 48), projected)
     torch.testing.assert_close(vector[:, 0, :16], z)
     torch.testing.assert_close(vector[:, 0, 16:18], points[:, 0])
@@ -186,7 +186,7 @@ def test_log_prob_is_the_change_of_variables(batch):
         projected = model.project(one)
 
         def output(flat, projected=projected):
-            z, points = model.forward_pose(flat.reshape(1, 16, 3), projected)
+            z, points, _ = model.forward_pose(flat.reshape(1, 16, 3), projected)
             return torch.cat([z.flatten(), points.flatten()])
 
         flat = one.pose.flatten()

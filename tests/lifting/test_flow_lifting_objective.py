@@ -88,7 +88,7 @@ def test_the_deterministic_term_starts_from_a_latent_that_stands_still(batch):
     model = objective.model
     projected = model.project(batch)
     with torch.no_grad():
-        z, points = model.forward_pose(batch.pose, projected)
+        z, points, _ = model.forward_pose(batch.pose, projected)
     back = model.lift(z[:, None], batch.points, projected)[:, 0]
     expected = (back - batch.pose).abs().mean()
     torch.testing.assert_close(terms["deterministic"], expected)
@@ -168,7 +168,7 @@ def test_the_critic_compares_different_images(batch, monkeypatch):
     terms_of(objective, batch, "critic")
     assert seen["real"] is batch.pose
     projected = objective.model.project(batch)
-    _, points = objective.model.forward_pose(seen["fake"].roll(-1, 0), projected)
+    _, points, _ = objective.model.forward_pose(seen["fake"].roll(-1, 0), projected)
     torch.testing.assert_close(points, batch.points)  # hypothesis i belongs to image i - 1
     assert ((seen["share"] >= 0) & (seen["share"] <= 1)).all()
 
