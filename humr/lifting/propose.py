@@ -2,8 +2,8 @@ r"""ProPose: lifting through two latent Gaussians and a flow between them.
 
 After Han, Kim and Lee, "ProPose: Probabilistic 3D Human Pose Estimation with Instance-Level
 Distribution and Normalizing Flow" (AAAI 2025). The paper gives no sizes and its code was not
-available: equations are the paper's, [ours] marks what it leaves open. $d$ is the width of all
-latents, $P_{3D}$ and $P_{2D}$ the poses, $c = P_{2D}$ the flow's condition.
+available: equations and their numbers are the paper's, [ours] marks what it leaves open. $d$ is
+the width of all latents, $P_{3D}$ and $P_{2D}$ the poses, $c = P_{2D}$ the flow's condition.
 
 - Eq. 1-2, instance Gaussian (PILGD): $S_{3D} = \mathcal N(\mu_{3D}, s I_d)$ with
   $\mu_{3D} = \sigma_\alpha(g_\phi(P_{3D}, P_{2D}))$ and a fixed $s$. The text calls $s$ the
@@ -36,7 +36,7 @@ from torch.nn import functional
 
 from humr.flows import ConditionalFlow, paper_clamp
 from humr.lifting.config import ProposeModel, ProposeRule, ProposeWeights
-from humr.lifting.data import LiftingBatch, complete
+from humr.lifting.data import Hypotheses, LiftingBatch, Points, Pose, complete
 from humr.training import OptimizerGroup
 
 JOINTS = 16
@@ -44,6 +44,13 @@ DECIMETRES = 10.0  # per metre
 LOG_STD_LIMIT = 2.0  # of the adaptive Gaussian
 POSTERIOR_LIMIT = 5.0  # the same of the autoencoder that replaces the instance Gaussian
 CRITIC_CODE = 16  # one number per joint: what the 2D pose leaves open is about one depth each
+PHASE1 = ("reconstruct3d", "divergence", "bidirectional", "generator", "pulling")
+PHASE2 = ("reconstruct2d", "nll", "mode")
+TERMS = {
+    "alternate": {"discriminator": ("discriminator",), "instance": PHASE1, "adaptive": PHASE2},
+    "end_to_end": {"discriminator": ("discriminator",), "model": PHASE1 + PHASE2},
+}
+Latents = Float[Tensor, "batch hypotheses dim"]
 
 
 def normal_like(
@@ -61,167 +68,18 @@ class Gaussian:
     mean: Float[Tensor, "batch dim"]
     log_std: Float[Tensor, "batch dim"]
 
-    def at(
-        self, noise: Float[Tensor, "batch hypotheses dim"]
-    ) -> Float[Tensor, "batch hypotheses dim"]:
+    def at(self, noise: Latents) -> Latents:
         """Turn standard normal noise into samples, differentiably."""
         return self.mean[:, None] + self.log_std.exp()[:, None] * noise
 
-    def log_prob(
-        self, x: Float[Tensor, "batch hypotheses dim"]
-    ) -> Float[Tensor, "batch hypotheses"]:
+    def log_prob(self, x: Latents) -> Float[Tensor, "batch hypotheses"]:
         r"""Log density $-\log \sigma - (x - \mu)^2 / 2 \sigma^2 - \frac12 \log 2 \pi$, summed."""
         z = (x - self.mean[:, None]) * (-self.log_std[:, None]).exp()
         constant = self.log_std.sum(-1, keepdim=True) + 0.5 * x.shape[-1] * math.log(2 * math.pi)
         return -0.5 * z.square().sum(-1) - constant
 
 
-class ResidualBlock(nn.Module):
-    r"""$h + \mathrm{lrelu}(W h + b)$."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden, hidden)
-
-    def forward(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
-        """Add the change."""
-        return hidden + functional.leaky_relu(self.linear(hidden), inplace=True)
-
-
-def _after_first(hidden: int, outputs: int, layers: int) -> list[nn.Module]:
-    blocks = (ResidualBlock(hidden) for _ in range(layers))
-    return [nn.LeakyReLU(inplace=True), *blocks, nn.Linear(hidden, outputs)]
-
-
-def residual_mlp(inputs: int, outputs: int, *, hidden: int, layers: int) -> nn.Sequential:
-    """Linear layer, leaky ReLU, `layers` residual blocks, linear layer."""
-    return nn.Sequential(nn.Linear(inputs, hidden), *_after_first(hidden, outputs, layers))
-
-
-class ConditionedMLP(nn.Module):
-    """A `residual_mlp` of `[x, context]` where all hypotheses of an image share its context.
-
-    The first weight is that of the concatenating form; its context's columns are applied once
-    per image.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, *, context: int, hidden: int, layers: int
-    ) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.first = nn.Linear(inputs + context, hidden)
-        self.rest = nn.Sequential(*_after_first(hidden, outputs, layers))
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch hypotheses inputs"],
-        context: Float[Tensor, "batch context"],
-    ) -> Float[Tensor, "batch hypotheses outputs"]:
-        """Map every hypothesis; the result has the type of `x` also under autocast."""
-        expected = (self.inputs, self.first.in_features - self.inputs)
-        if (x.shape[-1], context.shape[-1]) != expected or len(x) != len(context):
-            raise ValueError(
-                f"expected (batch, hypotheses, {expected[0]}) and a context (batch, {expected[1]})"
-                f" of the same images; got {tuple(x.shape)} and {tuple(context.shape)}"
-            )
-        own, shared = self.first.weight.split(expected, dim=1)
-        projected = functional.linear(context, shared, self.first.bias)
-        hidden = functional.linear(x, own) + projected[:, None]
-        return self.rest(hidden).to(x.dtype)
-
-
-class InstanceLearner(nn.Module):
-    r"""Conditional autoencoder of 3D poses with a Gaussian per pose (PILGD; Eq. 1-3).
-
-    With `config.instance == "normal"` it is the paper's control (Table 4): "the PILGD learner is
-    variational autoencoder". Of the Gaussian per pose nothing else is said; here [ours] $g_\phi$
-    gives mean and standard deviation of an approximate posterior, which reconstruction samples
-    and a divergence pulls to $\mathcal N(0, I)$. See `Propose.latent` for what the flow sees.
-    """
-
-    def __init__(self, config: ProposeModel) -> None:
-        super().__init__()
-        self.limit, self.variational = config.limit, config.instance == "normal"
-        self.log_std = math.log(config.std)
-        pose, points, width = 3 * JOINTS, 2 * JOINTS, config.width
-        sizes = {"context": points, "hidden": config.hidden, "layers": config.layers}
-        self.encoder = ConditionedMLP(pose, width * (1 + self.variational), **sizes)
-        self.decoder = ConditionedMLP(width, pose, **sizes)
-
-    def encode(
-        self, pose: Float[Tensor, "batch 16 3"], points: Float[Tensor, "batch 16 2"]
-    ) -> Gaussian:
-        """Return the Gaussian of a labelled pose (metres)."""
-        flat = (DECIMETRES * pose).flatten(1)[:, None]
-        raw = self.encoder(flat, points.flatten(1))[:, 0]
-        if not self.variational:
-            mean = paper_clamp(raw, self.limit)
-            return Gaussian(mean, torch.full_like(mean, self.log_std))
-        mean, log_std = raw.chunk(2, -1)
-        return Gaussian(paper_clamp(mean, self.limit), paper_clamp(log_std, POSTERIOR_LIMIT))
-
-    def decode(
-        self,
-        latent: Float[Tensor, "batch hypotheses dim"],
-        points: Float[Tensor, "batch 16 2"],
-    ) -> Float[Tensor, "batch hypotheses 16 3"]:
-        """Return poses in metres."""
-        flat = self.decoder(latent, points.flatten(1))
-        return flat.unflatten(-1, (JOINTS, 3)) / DECIMETRES
-
-
-class AdaptiveLearner(nn.Module):
-    """Autoencoder of 2D poses whose code also gives the flow's base (PAGD; Eq. 6-8).
-
-    The code has half the hidden width [ours]: nothing narrows, since the input has 32 numbers.
-    """
-
-    def __init__(self, config: ProposeModel) -> None:
-        super().__init__()
-        points, hidden, code = 2 * JOINTS, config.hidden, (config.hidden + 1) // 2
-        self.limit = config.limit
-        self.encoder = residual_mlp(points, code, hidden=hidden, layers=config.layers)
-        self.decoder = residual_mlp(code, points, hidden=hidden, layers=config.layers)
-        self.head = nn.Linear(code, 2 * config.width)
-
-    def forward(self, points: Float[Tensor, "batch 16 2"]) -> Gaussian:
-        """Return the adaptive Gaussian."""
-        raw = self.head(self.encoder(points.flatten(1))).to(points.dtype)
-        mean, log_std = raw.chunk(2, -1)
-        return Gaussian(paper_clamp(mean, self.limit), paper_clamp(log_std, LOG_STD_LIMIT))
-
-    def reconstruct(self, points: Float[Tensor, "batch 16 2"]) -> Float[Tensor, "batch 16 2"]:
-        """Encode and decode 2D poses."""
-        flat = self.decoder(self.encoder(points.flatten(1)))
-        return flat.unflatten(-1, (JOINTS, 2)).to(points.dtype)
-
-
-class Discriminator(nn.Module):
-    """Conditional autoencoder whose reconstruction error is an energy (EBGAN; Eq. 11).
-
-    The paper says that EBGAN's is "slightly modified", by the condition. The error is the mean
-    distance of a joint, in decimetres [ours]: EBGAN squares, but Eq. 4 does not.
-    """
-
-    def __init__(self, config: ProposeModel) -> None:
-        super().__init__()
-        sizes = {
-            "context": 2 * JOINTS,
-            "hidden": config.critic_hidden,
-            "layers": config.layers,
-        }
-        self.encoder = ConditionedMLP(3 * JOINTS, CRITIC_CODE, **sizes)
-        self.decoder = ConditionedMLP(CRITIC_CODE, 3 * JOINTS, **sizes)
-
-    def forward(
-        self, pose: Float[Tensor, "batch 16 3"], points: Float[Tensor, "batch 16 2"]
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch code"]]:
-        """Return energies (decimetres) and codes of poses (metres)."""
-        pose, context = DECIMETRES * pose, points.flatten(1)
-        code = self.encoder(pose.flatten(1)[:, None], context)
-        again = self.decoder(code, context)[:, 0].unflatten(-1, (JOINTS, 3))
-        return (again - pose).norm(dim=-1).mean(-1), code[:, 0]
+# ---- the system: two autoencoders, and a flow between their Gaussians
 
 
 class Propose(nn.Module):
@@ -242,11 +100,9 @@ class Propose(nn.Module):
             layers=2,  # as in Wehrbein et al.
         )
 
-    def base(self, points: Float[Tensor, "batch 16 2"]) -> Gaussian:
+    def base(self, points: Points) -> Gaussian:
         r"""Return the flow's base: the adaptive Gaussian, or $\mathcal N(0, I)$ (Table 5)."""
-        if self.adaptive is not None:
-            return self.adaptive(points)
-        return self._standard(points)
+        return self._standard(points) if self.adaptive is None else self.adaptive(points)
 
     def latent(self, batch: LiftingBatch) -> Gaussian:
         r"""Return $S_{3D}$, what the flow learns to reach: it reads the 3D label.
@@ -261,22 +117,20 @@ class Propose(nn.Module):
         return self.instance.encode(batch.pose, batch.points)
 
     def latent_log_prob(
-        self,
-        latent: Float[Tensor, "batch hypotheses dim"],
-        points: Float[Tensor, "batch 16 2"],
+        self, latent: Latents, points: Points
     ) -> Float[Tensor, "batch hypotheses"]:
         """Exact log density of *latents* (Eq. 9), not of poses."""
         noise, log_det = self.flow.normalize(latent, self.flow.project(points.flatten(1)))
         return self.base(points).log_prob(noise) + log_det
 
-    def reach(
-        self,
-        noise: Float[Tensor, "batch hypotheses dim"],
-        points: Float[Tensor, "batch 16 2"],
-    ) -> Float[Tensor, "batch hypotheses dim"]:
+    def reach(self, noise: Latents, points: Points) -> Latents:
         r"""Return latents $f_\theta^{-1}(\mu_{2D} + \sigma_{2D} z; c)$ of normal noise $z$."""
         condition = self.flow.project(points.flatten(1))
         return self.flow.generate(self.base(points).at(noise), condition)[0]
+
+    def lift(self, noise: Latents, points: Points) -> Hypotheses:
+        """Return the poses (metres) of normal noise."""
+        return self.instance.decode(self.reach(noise, points), points)
 
     def hypotheses(
         self, batch: LiftingBatch, count: int, *, generator: torch.Generator | None = None
@@ -286,7 +140,7 @@ class Propose(nn.Module):
             raise ValueError(f"count must be at least 1 hypothesis; got {count}")
         shape = (len(batch), count, self.config.width)
         noise = normal_like(batch.points, *shape, generator=generator)
-        return self.instance.decode(self.reach(noise, batch.points), batch.points)
+        return self.lift(noise, batch.points)
 
     @torch.no_grad()
     def sample(
@@ -299,17 +153,150 @@ class Propose(nn.Module):
     def mode(self, batch: LiftingBatch) -> Float[Tensor, "batch 17 3"]:
         """Decode the base's mode: the paper's single hypothesis, not a mode over poses."""
         noise = batch.points.new_zeros(len(batch), 1, self.config.width)
-        return complete(self.instance.decode(self.reach(noise, batch.points), batch.points))[:, 0]
+        return complete(self.lift(noise, batch.points))[:, 0]
 
     def _standard(self, points: Tensor) -> Gaussian:
         zeros = points.new_zeros(len(points), self.config.width)
         return Gaussian(zeros, zeros)
 
 
-# The losses of ProPose (Han, Kim and Lee, AAAI 2025): one value per batch element.
-#
-# Numbers of equations are the paper's. Poses may have any unit; `propose_objective` passes
-# decimetres. [ours] marks what the paper leaves open.
+class InstanceLearner(nn.Module):
+    r"""Conditional autoencoder of 3D poses with a Gaussian per pose (PILGD; Eq. 1-3).
+
+    With `config.instance == "normal"` it is the paper's control (Table 4): "the PILGD learner is
+    variational autoencoder". Of the Gaussian per pose nothing else is said; here [ours] $g_\phi$
+    gives mean and standard deviation of an approximate posterior, which reconstruction samples
+    and a divergence pulls to $\mathcal N(0, I)$. See `Propose.latent` for what the flow sees.
+    """
+
+    def __init__(self, config: ProposeModel) -> None:
+        super().__init__()
+        self.limit, self.variational = config.limit, config.instance == "normal"
+        self.log_std = math.log(config.std)
+        pose, points, width = 3 * JOINTS, 2 * JOINTS, config.width
+        sizes = {"context": points, "hidden": config.hidden, "layers": config.layers}
+        self.encoder = ConditionedMLP(pose, width * (1 + self.variational), **sizes)
+        self.decoder = ConditionedMLP(width, pose, **sizes)
+
+    def encode(self, pose: Pose, points: Points) -> Gaussian:
+        """Return the Gaussian of a labelled pose (metres)."""
+        flat = (DECIMETRES * pose).flatten(1)[:, None]
+        raw = self.encoder(flat, points.flatten(1))[:, 0]
+        if not self.variational:
+            mean = paper_clamp(raw, self.limit)
+            return Gaussian(mean, torch.full_like(mean, self.log_std))
+        mean, log_std = raw.chunk(2, -1)
+        return Gaussian(paper_clamp(mean, self.limit), paper_clamp(log_std, POSTERIOR_LIMIT))
+
+    def decode(self, latent: Latents, points: Points) -> Hypotheses:
+        """Return poses in metres."""
+        flat = self.decoder(latent, points.flatten(1))
+        return flat.unflatten(-1, (JOINTS, 3)) / DECIMETRES
+
+
+class AdaptiveLearner(nn.Module):
+    """Autoencoder of 2D poses whose code also gives the flow's base (PAGD; Eq. 6-8).
+
+    The code has half the hidden width [ours]: nothing narrows, since the input has 32 numbers.
+    """
+
+    def __init__(self, config: ProposeModel) -> None:
+        super().__init__()
+        points, hidden, code = 2 * JOINTS, config.hidden, (config.hidden + 1) // 2
+        self.limit = config.limit
+        self.encoder = residual_mlp(points, code, hidden=hidden, layers=config.layers)
+        self.decoder = residual_mlp(code, points, hidden=hidden, layers=config.layers)
+        self.head = nn.Linear(code, 2 * config.width)
+
+    def forward(self, points: Points) -> Gaussian:
+        """Return the adaptive Gaussian."""
+        raw = self.head(self.encoder(points.flatten(1))).to(points.dtype)
+        mean, log_std = raw.chunk(2, -1)
+        return Gaussian(paper_clamp(mean, self.limit), paper_clamp(log_std, LOG_STD_LIMIT))
+
+    def reconstruct(self, points: Points) -> Points:
+        """Encode and decode 2D poses."""
+        flat = self.decoder(self.encoder(points.flatten(1)))
+        return flat.unflatten(-1, (JOINTS, 2)).to(points.dtype)
+
+
+class Discriminator(nn.Module):
+    """Conditional autoencoder whose reconstruction error is an energy (EBGAN; Eq. 11).
+
+    The paper says that EBGAN's is "slightly modified", by the condition. The error is the mean
+    distance of a joint, in decimetres [ours]: EBGAN squares, but Eq. 4 does not.
+    """
+
+    def __init__(self, config: ProposeModel) -> None:
+        super().__init__()
+        sizes = {"context": 2 * JOINTS, "hidden": config.critic_hidden, "layers": config.layers}
+        self.encoder = ConditionedMLP(3 * JOINTS, CRITIC_CODE, **sizes)
+        self.decoder = ConditionedMLP(CRITIC_CODE, 3 * JOINTS, **sizes)
+
+    def forward(
+        self, pose: Pose, points: Points
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch code"]]:
+        """Return energies (decimetres) and codes of poses (metres)."""
+        pose, context = DECIMETRES * pose, points.flatten(1)
+        code = self.encoder(pose.flatten(1)[:, None], context)
+        again = self.decoder(code, context)[:, 0].unflatten(-1, (JOINTS, 3))
+        return (again - pose).norm(dim=-1).mean(-1), code[:, 0]
+
+
+class ConditionedMLP(nn.Module):
+    """A `residual_mlp` of `[x, context]` where all hypotheses of an image share its context.
+
+    The first weight is that of the concatenating form; its context's columns are applied once
+    per image.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, context: int, hidden: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.first = nn.Linear(inputs + context, hidden)
+        self.rest = nn.Sequential(*_after_first(hidden, outputs, layers))
+
+    def forward(
+        self, x: Float[Tensor, "batch hypotheses inputs"], context: Float[Tensor, "batch context"]
+    ) -> Float[Tensor, "batch hypotheses outputs"]:
+        """Map every hypothesis; the result has the type of `x` also under autocast."""
+        expected = (self.inputs, self.first.in_features - self.inputs)
+        if (x.shape[-1], context.shape[-1]) != expected or len(x) != len(context):
+            raise ValueError(
+                f"expected (batch, hypotheses, {expected[0]}) and a context (batch, {expected[1]})"
+                f" of the same images; got {tuple(x.shape)} and {tuple(context.shape)}"
+            )
+        own, shared = self.first.weight.split(expected, dim=1)
+        projected = functional.linear(context, shared, self.first.bias)
+        hidden = functional.linear(x, own) + projected[:, None]
+        return self.rest(hidden).to(x.dtype)
+
+
+def residual_mlp(inputs: int, outputs: int, *, hidden: int, layers: int) -> nn.Sequential:
+    """Linear layer, leaky ReLU, `layers` residual blocks, linear layer."""
+    return nn.Sequential(nn.Linear(inputs, hidden), *_after_first(hidden, outputs, layers))
+
+
+def _after_first(hidden: int, outputs: int, layers: int) -> list[nn.Module]:
+    blocks = (ResidualBlock(hidden) for _ in range(layers))
+    return [nn.LeakyReLU(inplace=True), *blocks, nn.Linear(hidden, outputs)]
+
+
+class ResidualBlock(nn.Module):
+    r"""$h + \mathrm{lrelu}(W h + b)$."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden, hidden)
+
+    def forward(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        """Add the change."""
+        return hidden + functional.leaky_relu(self.linear(hidden), inplace=True)
+
+
+# ---- losses: one value per batch element; poses may have any unit
 
 
 def joint_error(
@@ -331,9 +318,7 @@ def point_error(
 
 
 def latent_nll(
-    noise: Float[Tensor, "batch hypotheses dim"],
-    log_det: Float[Tensor, "batch hypotheses"],
-    base: Gaussian,
+    noise: Latents, log_det: Float[Tensor, "batch hypotheses"], base: Gaussian
 ) -> Float[Tensor, " batch"]:
     r"""Negative log-likelihood of latents $w$ whose image is `noise` $= f_\theta(w; c)$ (Eq. 10).
 
@@ -344,6 +329,11 @@ def latent_nll(
     the expectation is at least the entropy, $\frac d2 \log 2 \pi e s^2$. Mean over hypotheses.
     """
     return -(base.log_prob(noise) + log_det).mean(-1)
+
+
+def latent_entropy(dim: int, std: float) -> float:
+    r"""Entropy $\frac d2 \log 2 \pi e s^2$ of the instance Gaussian, below every `latent_nll`."""
+    return dim * (0.5 * math.log(2 * math.pi * math.e) + math.log(std))
 
 
 def mode_to_mode(noise: Float[Tensor, "batch dim"], base: Gaussian) -> Float[Tensor, " batch"]:
@@ -402,53 +392,38 @@ def pulling_away(code: Float[Tensor, "batch code"]) -> Float[Tensor, " batch"]:
     return others / max(len(code) - 1, 1)
 
 
-def latent_entropy(dim: int, std: float) -> float:
-    r"""Entropy $\frac d2 \log 2 \pi e s^2$ of the instance Gaussian, below every `latent_nll`."""
-    return dim * (0.5 * math.log(2 * math.pi * math.e) + math.log(std))
-
-
-# ProPose's objective: which loss is given what, and whose turn it is.
-#
-# After Han, Kim and Lee (AAAI 2025), section "Method" and algorithm 1; see `propose_losses` for
-# each equation. [ours] marks what the paper leaves open.
-#
-# Scheme "alternate" (algorithm 1): phase 1 trains $g_\phi, k_\xi$ with $L_{recon3D} + L_{Bi}$,
-# phase 2 trains $q_\omega, v_\tau, h_\psi, f_\theta$ with $L_{recon2D} + L_{NLL} + L_{m2m}$. The
-# algorithm leaves out $L_{disc}$ "for simplicity": the discriminator moves first, on $L_D$, and
-# $L_G$ and $L_{PT}$ belong to phase 1, for the paper applies them to the PILGD learner. The
-# numbers of batches per phase are not given; one each, with one learning rate for all [ours].
-#
-# In phase 2, $w$ and $\mu_{3D}$ are constants. Where gradients pass ("end_to_end", Table 6), the
-# likelihood pays $g_\phi$ for making $\mu_{3D}$ a function of the 2D pose, which $f_\theta$
-# knows: the latent forgets depth, down to the entropy of noise alone. End to end, $L_{Bi}$
-# reaches the flow and its base as well; alternately it reaches $k_\xi$ alone, as no hypothesis
-# depends on $g_\phi$.
-#
-# Without $L_{NLL}$ (weight 0) the rest goes on as it is. Alternately $f_\theta$ then learns
-# $L_{m2m}$ only and $\sigma_{2D}$ nothing at all; the paper trained this row of Table 7 end to
-# end, where $L_{Bi}$ teaches both.
-
-
-PHASE1 = ("reconstruct3d", "divergence", "bidirectional", "generator", "pulling")
-PHASE2 = ("reconstruct2d", "nll", "mode")
-TERMS = {
-    "alternate": {"discriminator": ("discriminator",), "instance": PHASE1, "adaptive": PHASE2},
-    "end_to_end": {"discriminator": ("discriminator",), "model": PHASE1 + PHASE2},
-}
+# ---- objective
 
 
 class ProposeObjective(nn.Module):
-    """All terms of ProPose's objective for one batch, by group and name.
+    r"""All terms of ProPose's objective for one batch, by group and name.
 
     Terms are means over the batch of sums over joints (in decimetres) or latent dimensions, as
     the paper prints them. Terms of weight 0 are left out, and with them groups that have none.
     "generator" ($L_G$) has the weight of "discriminator"; without a discriminator there is no
     "pulling" either. "divergence" exists for the variational control only.
+
+    Scheme "alternate" (algorithm 1): phase 1 trains $g_\phi, k_\xi$ with $L_{recon3D} + L_{Bi}$,
+    phase 2 trains $q_\omega, v_\tau, h_\psi, f_\theta$ with $L_{recon2D} + L_{NLL} + L_{m2m}$.
+    The algorithm leaves out $L_{disc}$ "for simplicity": the discriminator moves first, on $L_D$,
+    and $L_G$ and $L_{PT}$ belong to phase 1, for the paper applies them to the PILGD learner. The
+    numbers of batches per phase are not given; one each, with one learning rate for all [ours].
+
+    In phase 2, $w$ and $\mu_{3D}$ are constants. Where gradients pass ("end_to_end", Table 6), the
+    likelihood pays $g_\phi$ for making $\mu_{3D}$ a function of the 2D pose, which $f_\theta$
+    knows: the latent forgets depth, down to the entropy of noise alone. End to end, $L_{Bi}$
+    reaches the flow and its base as well; alternately it reaches $k_\xi$ alone, as no hypothesis
+    depends on $g_\phi$.
+
+    Without $L_{NLL}$ (weight 0) the rest goes on as it is. Alternately $f_\theta$ then learns
+    $L_{m2m}$ only and $\sigma_{2D}$ nothing at all; the paper trained this row of Table 7 end to
+    end, where $L_{Bi}$ teaches both.
     """
 
     def __init__(self, model: Propose, weights: ProposeWeights, rule: ProposeRule) -> None:
         super().__init__()
         self.model, self.rule = model, rule
+        self.together = rule.scheme == "end_to_end"
         self.weights = term_weights(model, weights)
         self.discriminator = Discriminator(model.config) if weights.discriminator > 0 else None
         self.terms = {
@@ -466,12 +441,8 @@ class ProposeObjective(nn.Module):
             "adaptive": [adaptive, model.flow],
             "model": [model],
         }
-        return {
-            name: OptimizerGroup(
-                parameters=[p for m in modules[name] if m for p in m.parameters()]
-            )
-            for name in self.terms
-        }
+        moved = {n: [p for m in modules[n] if m for p in m.parameters()] for n in self.terms}
+        return {name: OptimizerGroup(parameters=parameters) for name, parameters in moved.items()}
 
     def forward(
         self, batch: LiftingBatch, *, generator: torch.Generator, group: str
@@ -479,9 +450,8 @@ class ProposeObjective(nn.Module):
         """Return the terms of one group's turn, unweighted."""
         if group not in self.terms:
             raise ValueError(f"group must be one of {', '.join(self.terms)}; got {group!r}")
-        noise = normal_like(
-            batch.points, len(batch), 1, self.model.config.width, generator=generator
-        )
+        shape = (len(batch), 1, self.model.config.width)
+        noise = normal_like(batch.points, *shape, generator=generator)
         if group == "discriminator":
             return {group: self._discriminated(batch, noise).mean()}
         terms = {}
@@ -508,15 +478,13 @@ class ProposeObjective(nn.Module):
         }
         if self.discriminator is not None:
             energy, code = self.discriminator(made, batch.points)
-            terms |= {
-                "generator": lambda: energy,
-                "pulling": lambda: pulling_away(code),
-            }
+            terms |= {"generator": lambda: energy, "pulling": lambda: pulling_away(code)}
         return terms
 
     def _phase2(self, batch: LiftingBatch, noise: Tensor) -> dict[str, Callable[[], Tensor]]:
         model, points = self.model, batch.points
-        target = self._target(batch)
+        with torch.set_grad_enabled(self.together and torch.is_grad_enabled()):
+            target = model.latent(batch)
         base, condition = model.base(points), model.flow.project(points.flatten(1))
         latents = torch.cat([target.at(noise), target.mean[:, None]], 1)
         image, log_det = model.flow.normalize(latents, condition)
@@ -529,16 +497,7 @@ class ProposeObjective(nn.Module):
             terms["reconstruct2d"] = lambda: point_error(adaptive.reconstruct(points), points)
         return terms
 
-    def _target(self, batch: LiftingBatch) -> Gaussian:
-        """Instance Gaussian as the flow is shown it: a constant, unless all learn together."""
-        if self.rule.scheme == "end_to_end":
-            return self.model.latent(batch)
-        with torch.no_grad():
-            return self.model.latent(batch)
-
-    def _made(
-        self, batch: LiftingBatch, noise: Tensor
-    ) -> tuple[Gaussian, Float[Tensor, "batch 16 3"]]:
+    def _made(self, batch: LiftingBatch, noise: Tensor) -> tuple[Gaussian, Pose]:
         posterior = self.model.instance.encode(batch.pose, batch.points)
         made = self.model.instance.decode(posterior.at(noise), batch.points)
         return posterior, made[:, 0]
@@ -567,19 +526,14 @@ class ProposeObjective(nn.Module):
             latents = self.model.reach(noise, batch.points)
             drawn = self.model.instance.decode(latents, batch.points)
             best = best_of_indices(_pose_error(drawn, batch.pose[:, None]), self.rule.best_of)
-        chosen = torch.cat([torch.zeros_like(best[:, :1]), best], 1)
-        few = self._reached(latents, noise, chosen, batch)
-        poses = DECIMETRES * self.model.instance.decode(few, batch.points)
+        chosen = torch.cat([torch.zeros_like(best[:, :1]), best], 1)[..., None]
+        if self.together:
+            latents = self.model.reach(noise.take_along_dim(chosen, 1), batch.points)
+        else:
+            latents = latents.take_along_dim(chosen, 1)
+        poses = DECIMETRES * self.model.instance.decode(latents, batch.points)
         target = DECIMETRES * batch.pose
         return best_of_many(poses[:, 1:], target) + joint_error(poses[:, 0], target)
-
-    def _reached(
-        self, latents: Tensor, noise: Tensor, chosen: Tensor, batch: LiftingBatch
-    ) -> Float[Tensor, "batch chosen dim"]:
-        """Latents of the chosen hypotheses: constants, unless all learn together."""
-        if self.rule.scheme == "end_to_end":
-            return self.model.reach(noise.take_along_dim(chosen[..., None], 1), batch.points)
-        return latents.take_along_dim(chosen[..., None], 1)
 
 
 def term_weights(model: Propose, weights: ProposeWeights) -> dict[str, float]:
