@@ -1,0 +1,264 @@
+r"""Refinement of the shipped model: fit its constants on validation, measure it on test.
+
+``python3 -m humr refine fit`` writes `data/checkpoint/humr_open_refine.json`; ``refine measure``
+writes rows of the flow and of the refined hypotheses on the test images to `data/results`. Both
+read the open world of the profile that trained the shipped model. Nothing is chosen on test.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from humr import evaluation, metrics, refine
+from humr.batches import Batch, to_crop
+from humr.bodies.body import Body
+from humr.bodies.surface import vertex_weights
+from humr.evaluation import Forecast, Truth
+from humr.geometry import geodesic_distance, matrix_to_sixd, translation_to_weak
+from humr.model import Humr, Hypotheses, Observation, People
+from humr.refine import Constants
+from humr.skeletons import COCO17
+from humr.world.records import Records
+
+TEMPERATURES = (1.0, 1.15, 1.3, 1.45, 1.6)
+NOISES = (0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04)
+START_NOISE = 0.015
+START_RATES = (0.9, 0.04, 0.03, 0.03)
+LEAST_RATE = 0.005
+LEVELS = (50, 90)
+MIRROR = (-1.0, 1.0, 1.0)  # of an offset, for the bone on the other side
+HYPOTHESES = 24  # beside the mode: 25 in all
+HEATMAP_SAMPLES = 80  # of every joint, all that are stored
+
+
+# ---- constants, on validation images
+
+
+def labels(batch: Batch) -> People:
+    """Return the true bodies of a batch."""
+    return People(matrix_to_sixd(batch.rotations), batch.betas, batch.translation)
+
+
+def usable(batch: Batch) -> Bool[Tensor, "batch 17"]:
+    """Joints that the detector is certain of and sees inside the photograph."""
+    pixels = batch.crop.to_image(batch.keypoints[..., :2])
+    inside = ((pixels > 0) & (pixels < batch.image_size[:, None])).all(-1)
+    return (batch.keypoints[..., 2] >= refine.CERTAIN) & inside
+
+
+def fit_shape(batch: Batch, observation: Observation) -> dict[str, Tensor]:
+    r"""Regress true betas on the head's, one by one, and factor what remains: $a, k, L_b$.
+
+    A slope of 0 leaves the mean of the population: what the head says of that beta is noise.
+    """
+    guess = observation.betas.clamp(-refine.LARGEST_SHAPE, refine.LARGEST_SHAPE)
+    centred, target = guess - guess.mean(0), batch.betas - batch.betas.mean(0)
+    slope = ((centred * target).sum(0) / centred.square().sum(0)).clamp(0, 1)
+    mean = batch.betas.mean(0) - slope * guess.mean(0)
+    return {
+        "shape_mean": mean,
+        "shape_slope": slope,
+        "shape_factor": _factor(batch.betas - mean - slope * guess),
+    }
+
+
+def fit_camera(batch: Batch, observation: Observation) -> dict[str, Tensor]:
+    """Mean and factor of the residuals of (log scale, offset) of the regressed camera."""
+    true = translation_to_weak(
+        batch.translation, batch.box[:, :2], batch.box[:, 2], batch.focal, batch.image_size
+    )
+    scale = (true[:, :1] / observation.weak[:, :1].clamp_min(0.05)).log()
+    residual = torch.cat([scale, true[:, 1:] - observation.weak[:, 1:]], -1)
+    mean = residual.mean(0)
+    return {"camera_mean": mean, "camera_factor": _factor(residual - mean)}
+
+
+def _factor(residual: Float[Tensor, "images dim"]) -> Float[Tensor, "dim dim"]:
+    return torch.linalg.cholesky(residual.T @ residual / len(residual))
+
+
+def fit_offsets(
+    batch: Batch, body: Body, noise: float, *, steps: int = 300
+) -> Float[Tensor, "17 3"]:
+    """Fit where the detector sees each joint, in its bone's frame, the same on both sides.
+
+    Robust (Student's t), so that joints on the wrong side of the body do not count.
+    """
+    evidence = refine.best_guess(batch, noise)
+    evidence = replace(evidence, weight=usable(batch)[:, None].to(evidence.weight))
+    people = labels(batch)
+    joints = people.keypoints(body, "coco17")
+    turned = body.skinning_transforms(people.rotations, people.betas)[0][:, list(refine.BONES)]
+
+    def energy(offsets: Tensor) -> Tensor:
+        moved = joints + (turned @ _both_sides(offsets)[..., None])[..., 0]
+        return evidence.misfit(to_crop(moved[:, None], batch))
+
+    found = refine.descend(energy, torch.zeros(17, 3), steps=steps, rate=0.003)
+    return _both_sides(found)
+
+
+def _both_sides(offsets: Float[Tensor, "17 3"]) -> Float[Tensor, "17 3"]:
+    return (offsets + offsets[list(COCO17.mirrored)] * offsets.new_tensor(MIRROR)) / 2
+
+
+def fit_noise(batch: Batch, body: Body, offsets: Float[Tensor, "17 3"]) -> float:
+    r"""Return the noise $s_0$ of `NOISES` under which the key points are likeliest."""
+    place = to_crop(refine.detected(labels(batch), body, offsets), batch)[:, None]
+    used = usable(batch)[:, None].to(place)
+
+    def cost(noise: float) -> float:
+        evidence = replace(refine.best_guess(batch, noise), weight=used)
+        volume = 2 * (used * evidence.sigma.log()).sum(-1)
+        return float((evidence.misfit(place) + volume).mean())
+
+    return min(NOISES, key=cost)
+
+
+def fit_rates(
+    batch: Batch, body: Body, offsets: Float[Tensor, "17 3"], noise: float, *, rounds: int = 50
+) -> Float[Tensor, " 4"]:
+    """Return how often the detector exchanges left and right, by expectation-maximisation."""
+    place = to_crop(refine.detected(labels(batch), body, offsets), batch)[:, None]
+    evidence = refine.best_guess(batch, noise)
+    orders = [order.expand(len(batch), 1, -1) for order in refine.PERMUTATIONS]
+    cost = torch.stack([evidence.relabelled(o).misfit(place)[:, 0] for o in orders], -1)
+    rates = torch.tensor(START_RATES)
+    for _ in range(rounds):
+        rates = (rates.log() - cost).softmax(-1).mean(0)
+    rates = rates.clamp_min(LEAST_RATE)
+    return rates / rates.sum()
+
+
+@torch.no_grad()
+def fit(model: Humr, body: Body, records: Records, *, seed: int = 0) -> Constants:
+    """Fit all constants but the temperature, which stays 1."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = records.batch(samples=HEATMAP_SAMPLES, generator=generator)
+    observation = model.observe(batch)
+    noise = fit_noise(batch, body, fit_offsets(batch, body, START_NOISE))
+    offsets = fit_offsets(batch, body, noise)
+    return Constants(
+        temperature=1.0,
+        noise=noise,
+        rates=fit_rates(batch, body, offsets, noise),
+        offsets=offsets,
+        **fit_shape(batch, observation),
+        **fit_camera(batch, observation),
+    )
+
+
+# ---- rows: one per variant and image
+
+Draw = Callable[[Batch, torch.Generator], tuple[Hypotheses, dict[str, Tensor]]]
+
+
+def flow_draw(model: Humr, temperature: float, count: int) -> Draw:
+    """Draw from the flow, its noise scaled by the temperature."""
+
+    def draw(batch: Batch, generator: torch.Generator) -> tuple[Hypotheses, dict[str, Tensor]]:
+        observation = model.observe(batch)
+        noise = temperature * model.noise(len(batch), count, generator)
+        mode = model.people(observation, torch.zeros_like(noise[:, :1]))[:, 0]
+        return Hypotheses(mode, model.people(observation, noise)), {}
+
+    return draw
+
+
+def refined_draw(model: Humr, body: Body, constants: Constants, count: int) -> Draw:
+    """Draw from the flow and refine."""
+
+    def draw(batch: Batch, generator: torch.Generator) -> tuple[Hypotheses, dict[str, Tensor]]:
+        found = refine.refine(model, body, batch, constants, count, generator=generator)
+        return found.hypotheses, {"turned": found.turned, "certain": found.certain}
+
+    return draw
+
+
+def forecast(drawn: Hypotheses, truth: Truth, body: Body) -> Forecast:
+    """What `evaluation` measures, of hypotheses that each have their own shape and camera."""
+    parts = zip(vars(drawn.mode).values(), vars(drawn.samples).values(), strict=True)
+    people = People(*(torch.cat([mode[:, None], rest], 1) for mode, rest in parts))
+    common = people.keypoints(body, "common14")
+    root = common[..., list(evaluation.HIPS), :].mean(-2, keepdim=True)
+    surface = people.vertices(body) - root
+    distance = (surface - truth.vertices[:, None]).norm(dim=-1)
+    target = truth.common14[:, None]
+    pose = [metrics.mpjpe(common - root, target), metrics.pa_mpjpe(common - root, target)]
+    errors = torch.cat([torch.stack(pose, -1), distance @ vertex_weights(body)], -1)
+    coco = people.keypoints(body, "coco17")
+    return Forecast(common - root, coco, errors, surface.mean(1))
+
+
+def picture(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+    """Distances to the detector's certain joints, px of a 256 px box, and the share within .05."""
+    projected = to_crop(drawn.coco17, truth.batch)
+    target = truth.batch.keypoints[:, None, :, :2]
+    error = evaluation.PIXELS / 2 * metrics.joint_distance(projected, target)
+    sure = truth.batch.keypoints[..., 2] >= refine.CERTAIN
+    near = (error < 0.05 * evaluation.PIXELS).to(error)
+    columns = {}
+    for name, values in (("detected", error), ("near", near)):
+        columns[f"{name}_mode"] = metrics.masked_mean(values[:, 0], sure)
+        columns[f"{name}_samples"] = metrics.masked_mean(values[:, drawn.random].mean(1), sure)
+    return columns
+
+
+def whole(mode: People, truth: Truth) -> dict[str, Tensor]:
+    """Errors of the mode's root rotation (degrees) and depth (share), and of its betas."""
+    batch = truth.batch
+    root = geodesic_distance(mode.rotations[:, 0], batch.rotations[:, 0])
+    depth = mode.translation[:, 2] / batch.translation[:, 2] - 1
+    return {
+        "root_degrees": root.rad2deg(),
+        "depth_share": depth.abs(),
+        "betas_square": (mode.betas - batch.betas).square().sum(-1),
+    }
+
+
+@torch.no_grad()
+def measured(
+    draw: Draw, body: Body, records: Records, *, seed: int = 0, batch: int = 20
+) -> pd.DataFrame:
+    """Return one row per image of hypotheses that `draw` makes."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for start in tqdm(range(0, len(records), batch), desc="refinement", mininterval=2):
+        part = records[slice(start, start + batch)]
+        truth = part.truth(body, samples=HEATMAP_SAMPLES, generator=generator)
+        began = time.perf_counter()
+        found, facts = draw(truth.batch, generator)
+        seconds = (time.perf_counter() - began) / len(part)
+        drawn = forecast(found, truth, body)
+        columns = {
+            **evaluation.accuracy(drawn, truth),
+            **evaluation.scores(drawn, truth),
+            **evaluation.consistency(drawn, truth),
+            **evaluation.calibration(drawn, truth),
+            **picture(drawn, truth),
+            **whole(found.mode, truth),
+            **facts,
+            "hidden": truth.hidden.sum(-1),
+        }
+        frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+        frame.insert(0, "image", range(start, start + len(part)))
+        rows.append(frame.assign(seconds=seconds))
+    return pd.concat(rows, ignore_index=True)
+
+
+def miscalibration(rows: pd.DataFrame) -> float:
+    """Mean distance of coverage to its level: 50 and 90 %, xy and z, visible and hidden."""
+    gaps = [
+        abs(rows[f"cover{level}_{axes}_{seen}"].mean() - level / 100)
+        for level in LEVELS
+        for axes in ("xy", "z")
+        for seen in ("visible", "hidden")
+    ]
+    return float(np.mean(gaps))
