@@ -10,8 +10,8 @@ official code.
 
 Limits were fixed before the results of these studies were looked at (but after a prototype).
 Margins: 2 mm where the paper sees little influence (its changes are below 0.4 mm, of an error half
-as large), 1 mm for "no benefit". And a gain whose interval lies within `SMALLEST` counts as none.
-An interval that straddles its limit is "unclear".
+as large), 1 mm for "no benefit". And a gain whose interval lies within `Metric.least` counts as
+none. An interval that straddles its limit is "unclear".
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,13 @@ import numpy as np
 import pandas as pd
 
 from humr.experiments.statistics import DATASET, KEYS, Claim, differences, gains, verdicts
+from humr.experiments.tables import metric
 from humr.files import DATA
 from humr.lifting.config import GROUPS
 from humr.skeletons import H36M17
 
 PATH = DATA / "claims.csv"
 
-SMALLEST = {  # least difference that counts, by how the metric begins; others: 0.5 (mm, %)
-    "mask_distance": 0.02,
-    "pixels": 0.1,
-    "nll": 0.01,
-    "spread_ratio": 0.02,
-    "cover": 0.005,
-}
 LEVELS = (50, 90)  # of the intervals whose coverage is measured
 _BETWEEN = {  # derived columns that are a difference of two measured ones
     "over_detector": ("pa_limbs_mode", "pa_limbs_detector"),
@@ -67,8 +61,7 @@ def by_topic() -> dict[str, tuple[Claim, ...]]:
 
 
 def _claim(line: dict[str, str]) -> Claim:
-    name, margin = line["metric"].removeprefix("paper_"), float(line["margin"] or 0)
-    least = next((value for start, value in SMALLEST.items() if name.startswith(start)), 0.5)
+    margin = float(line["margin"] or 0)
     return Claim(
         text=line["claim"],
         source=line["source"],
@@ -77,7 +70,7 @@ def _claim(line: dict[str, str]) -> Claim:
         metric=line["metric"],
         direction=line["direction"],
         margin=margin,
-        smallest=0.0 if margin else least,
+        smallest=0.0 if margin else metric(line["metric"]).least,
     )
 
 

@@ -17,7 +17,7 @@ from humr.experiments import runs, studies
 from humr.experiments.ablations import variants
 from humr.experiments.profiles import profile
 from humr.experiments.runs import write_rows
-from humr.experiments.tables import digits, paper
+from humr.experiments.tables import METRICS, paper
 from humr.files import RUNS, provenance, say, write_text
 from humr.licensed.datasets import DATASETS, ON_MASK, TEST, Licensed
 from humr.licensed.evaluation import FOCAL
@@ -35,12 +35,6 @@ WEIGHTS = {
     "percent_inside": "counted", "mask_distance": "counted",
 }  # fmt: skip
 
-LABELS = {
-    "mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "pve": "PVE",
-    "pixels_mode": "2DKP mode", "pixels_samples": "2DKP samples",
-    "spread_visible": "3DKP visible", "spread_hidden": "3DKP invisible",
-    "percent_inside": "PercIn", "mask_distance": "MinDist",
-}  # fmt: skip
 # What stands in a table's rows, and what in its columns.
 LAYOUT = {
     "1": (("best", "row"), ("joints", "label")),
@@ -168,12 +162,13 @@ def table(
     down, across = LAYOUT[name]
     cells = {}
     for line in lines.to_dict("records"):
-        line |= {"joints": JOINTS[line["dataset"]], "label": LABELS[line["column"]]}
+        known = METRICS[line["column"]]
+        line |= {"joints": JOINTS[line["dataset"]], "label": known.printed or known.name}
         line["best"] = "" if np.isnan(line["best_of"]) else f"best of {line['best_of']:.0f}"
         place, column = (tuple(line[key] for key in keys) for keys in (down, across))
         for source, key in (("paper", "paper"), (head, "ours")):
             value = line[key]
-            text = f"{value:.{digits(line['metric'])}f}" if np.isfinite(value) else ""
+            text = f"{value:.{known.digits}f}" if np.isfinite(value) else ""
             cells[place, (*column, source)] = text
     index = list(dict.fromkeys(place for place, _ in cells))
     if len(down) > 1:

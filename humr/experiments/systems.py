@@ -19,6 +19,7 @@ from humr.config import Model, Run, World, from_dict, to_dict
 from humr.devices import Fabric
 from humr.evaluation import energy_of
 from humr.evaluation import evaluate as measured
+from humr.experiments import tables
 from humr.geometry import matrix_to_sixd
 from humr.licensed import features, human36m, lifting
 from humr.licensed import training as licensed_training
@@ -150,7 +151,6 @@ def facts(images: Images) -> dict[str, int | float]:
 
 EVALUATING_LIFTING = tuple(f"humr/lifting/{n}.py" for n in ("evaluation", "flow", "propose"))
 TRAINING = ("train", "validation")
-SUMMED = ("mpjpe", "pa_mpjpe", "pck", "auc", "cps", "energy", "joint_energy", "cover", "ambiguous")
 
 
 def fit_flow(
@@ -286,8 +286,9 @@ def evaluate_lifting(
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:
-    """Means over images of what is measured once per image, not per joint."""
-    kept = [name for name in rows if str(name).startswith(SUMMED)]
+    """Means over images of errors, scores and coverage, less what is of single joints."""
+    more = ("cover", "ambiguous")
+    kept = [n for n in map(str, rows) if tables.metric(n).direction or n.startswith(more)]
     return {str(name): round(float(v), 4) for name, v in rows[kept].mean().dropna().items()}
 
 

@@ -11,9 +11,81 @@ import pandas as pd
 from humr.experiments.statistics import DATASET, ONE_SEED
 from humr.files import DATA
 
-LOWER = re.compile(r"(mpjpe|pa_mpjpe|w?pve|pa_limbs|.*energy|pixels|mask_distance|nll)")
-HIGHER = re.compile(r"percent_inside|(pck|auc|cps)_")
-DIGITS = ((3, "mask_distance"), (2, "pixels"), (2, "cover"), (2, "nll"))  # others: 1
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured: the columns of rows begin with its key in `METRICS`."""
+
+    name: str = ""  # in words; "": as the column is called
+    unit: str = "mm"
+    digits: int = 1  # decimals that tables show
+    direction: int = 0  # -1: the lower the better, 1: the higher; 0: neither is good in itself
+    least: float = 0.5  # smallest difference that counts in a claim
+    printed: str = ""  # in HuMR's tables, if they call it otherwise
+
+
+METRICS = {
+    "mpjpe": Metric("MPJPE", direction=-1),
+    "pa_mpjpe": Metric("PA-MPJPE", direction=-1),
+    "pa_limbs": Metric(direction=-1),
+    "pve": Metric("PVE", direction=-1),
+    "wpve": Metric("PVE by area", direction=-1),
+    "pck": Metric("correct joints", "%", direction=1),
+    "auc": Metric("AUC of correct joints", "%", direction=1),
+    "cps": Metric("CPS", direction=1),
+    "cps_best_unaligned": Metric("CPS, not aligned, best of N", direction=1),
+    "energy_score": Metric("energy score", direction=-1),
+    "energy_visible": Metric("energy score, visible", direction=-1),
+    "energy_hidden": Metric("energy score, hidden", direction=-1),
+    "joint_energy_score": Metric("joint energy score", direction=-1),
+    "nll": Metric("negative log-likelihood", "nats/dim", 2, -1, 0.01),
+    "log_det": Metric(unit="nats"),
+    "spread_visible": Metric("spread, visible", printed="3DKP visible"),
+    "spread_hidden": Metric("spread, hidden", printed="3DKP invisible"),
+    "spread_ratio": Metric(unit="", least=0.02),
+    "cover": Metric(unit="", digits=2, least=0.005),
+    "off": Metric(unit=""),
+    "pixels_mode": Metric("2D error, mode", "px", 2, -1, 0.1, printed="2DKP mode"),
+    "pixels_samples": Metric("2D error, samples", "px", 2, -1, 0.1, printed="2DKP samples"),
+    "percent_inside": Metric("PercIn", "%", direction=1),
+    "mask_distance": Metric("MinDist", "px", 3, -1, 0.02),
+}
+PICKED = {"best": "best of N", "mode": "mode", "sample": "single hypothesis", "mean": "mean pose"}
+
+
+def metric(column: str) -> Metric:
+    """Return what a column measures; `paper_` marks the paper's definition of the same.
+
+    Example:
+        >>> metric("paper_percent_inside").unit
+        '%'
+    """
+    name = column.removeprefix("paper_")
+    known = [key for key in METRICS if name.startswith(key)]
+    return METRICS[max(known, key=len)] if known else Metric()
+
+
+def quantity(column: str) -> str:
+    """Name and unit of a column in words.
+
+    Example:
+        >>> quantity("pa_mpjpe_best")
+        'PA-MPJPE, best of N (mm)'
+        >>> quantity("cover90_xy_hidden")
+        'truth in the 90 % interval, xy, hidden'
+    """
+    name, unit = column.removeprefix("paper_"), metric(column).unit
+    head, _, tail = name.rpartition("_")
+    if name in METRICS and METRICS[name].name:
+        words = METRICS[name].name
+    elif head in METRICS and METRICS[head].name:
+        words = f"{METRICS[head].name}, {PICKED.get(tail, tail)}"
+    elif name.startswith("cover"):
+        level, *rest = name.removeprefix("cover").split("_")
+        words = ", ".join([f"truth in the {level} % interval", *rest])
+    else:
+        words = name.replace("_", " ")
+    return f"{words} ({unit})" if unit else words
 
 
 # ----------------------------------------------------------------------- the paper's numbers
@@ -69,7 +141,7 @@ def side_by_side(
     sign = "+" if "reference" in ours else ""
     cells = {}
     for line in ours.to_dict("records"):
-        places, half = digits(line["metric"]), (line["high"] - line["low"]) / 2
+        places, half = metric(line["metric"]).digits, (line["high"] - line["low"]) / 2
         text = f"{line['estimate']:{sign}.{places}f} ±{half:.{places}f}"
         defined = np.isfinite(line["estimate"])
         star = "*" if line["note"] == ONE_SEED else ""
@@ -88,7 +160,7 @@ def side_by_side(
             known = label in set(ours["variant"])
             labels[label if known else line["row"]] = line["row"]
             column = (f"paper, {line['dataset']}", line["metric"])
-            value = f"{line['value']:.{digits(line['metric'])}f}"
+            value = f"{line['value']:.{metric(line['metric']).digits}f}"
             cells[label if known else line["row"], column] = value
     labels = {v: labels.get(v, v) for v in ours["variant"]} | labels | dict(names or {})
     columns = pd.MultiIndex.from_tuples(list(dict.fromkeys(column for _, column in cells)))
@@ -115,7 +187,7 @@ def show(table: pd.DataFrame, *, best: bool = False) -> "HtmlTable":
     text = table.map(_text)
     bold = text.eq("not reproduced")
     for i, column in enumerate(table.columns if best else []):
-        worth = direction(column[-1] if isinstance(column, tuple) else column)
+        worth = metric(str(column[-1] if isinstance(column, tuple) else column)).direction
         numbers = np.array([worth * _leading(cell) for cell in text.iloc[:, i]])
         if worth and np.isfinite(numbers).any():
             bold.iloc[:, i] |= numbers == np.nanmax(numbers)
@@ -155,8 +227,8 @@ def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """Join estimate, low and high, if there, in one column of text."""
     if not {"estimate", "low", "high"} <= set(table.columns):
         return table
-    metric = table["metric"] if "metric" in table else [""] * len(table)
-    numbers = zip(metric, table["estimate"], table["low"], table["high"], strict=True)
+    metrics = table["metric"] if "metric" in table else [""] * len(table)
+    numbers = zip(metrics, table["estimate"], table["low"], table["high"], strict=True)
     joined = [f"{_text(e, m)} [{_text(a, m)}, {_text(b, m)}]" for m, e, a, b in numbers]
     place = list(table.columns).index("estimate")
     table = table.drop(columns=["estimate", "low", "high"])
@@ -170,24 +242,13 @@ def _leading(cell: str) -> float:
     return float(found[0]) if found else np.nan
 
 
-def _text(value: object, metric: str = "") -> str:
+def _text(value: object, column: str = "") -> str:
     """A cell: two decimals, or what suits the metric; a dash for nothing."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return f"{value:.{digits(metric) if metric else 2}f}"
+        return f"{value:.{metric(column).digits if column else 2}f}"
     return str(value)
-
-
-def digits(metric: str) -> int:
-    """Decimals that suit a metric (one for millimetres and percentages)."""
-    return next((n for n, start in DIGITS if metric.removeprefix("paper_").startswith(start)), 1)
-
-
-def direction(metric: str) -> int:
-    """+1 if a metric should be high, -1 if low, 0 if neither is good in itself."""
-    name = str(metric).removeprefix("paper_")
-    return 1 if HIGHER.match(name) else -1 if LOWER.match(name) else 0
 
 
 # ----------------------------------------------------------------------- effort

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from humr import metrics
 from humr.experiments.statistics import DATASET, ONE_SEED, means
-from humr.experiments.tables import direction
+from humr.experiments.tables import metric as metric_of
+from humr.experiments.tables import quantity
 
 # Diagrams of samples and calibration: each function draws into the axes it is given.
 #
@@ -129,64 +130,6 @@ def rank_deviation(
     return ax
 
 
-NAMES = {
-    "mpjpe": "MPJPE",
-    "pa_mpjpe": "PA-MPJPE",
-    "pve": "PVE",
-    "wpve": "PVE by area",
-    "energy_score": "energy score",
-    "joint_energy_score": "joint energy score",
-    "energy_visible": "energy score, visible",
-    "energy_hidden": "energy score, hidden",
-    "nll": "negative log-likelihood",
-    "spread_visible": "spread, visible",
-    "spread_hidden": "spread, hidden",
-    "pixels_mode": "2D error, mode",
-    "pixels_samples": "2D error, samples",
-    "percent_inside": "PercIn",
-    "mask_distance": "MinDist",
-    "pck": "correct joints",
-    "auc": "AUC of correct joints",
-    "cps": "CPS",
-    "cps_best_unaligned": "CPS, not aligned, best of N",
-}
-UNITS = {
-    "pixels": "px",
-    "mask_distance": "px",
-    "percent": "%",
-    "pck": "%",
-    "auc": "%",
-    "cover": "",
-    "nll": "nats/dim",
-    "log_det": "nats",
-}  # others: mm
-PICKED = {"best": "best of N", "mode": "mode", "sample": "single hypothesis", "mean": "mean pose"}
-
-
-def quantity(metric: str) -> str:
-    """Name and unit of a metric in words.
-
-    Example:
-        >>> quantity("pa_mpjpe_best")
-        'PA-MPJPE, best of N (mm)'
-        >>> quantity("cover90_xy_hidden")
-        'truth in the 90 % interval, xy, hidden'
-    """
-    name = metric.removeprefix("paper_")
-    unit = next((unit for start, unit in UNITS.items() if name.startswith(start)), "mm")
-    head, _, tail = name.rpartition("_")
-    if name in NAMES:
-        words = NAMES[name]
-    elif head in NAMES:
-        words = f"{NAMES[head]}, {PICKED.get(tail, tail)}"
-    elif name.startswith("cover"):
-        level, *rest = name.removeprefix("cover").split("_")
-        words = ", ".join([f"truth in the {level} % interval", *rest])
-    else:
-        words = name.replace("_", " ")
-    return f"{words} ({unit})" if unit else words
-
-
 def forest(
     ax: Axes,
     differences: pd.DataFrame,
@@ -215,7 +158,7 @@ def forest(
         _mark(ax, float(row), line, colour)
     ax.axvline(origin, color=COLOURS["target"], linewidth=1, zorder=0)
     way = {-1: "\n← better", 0: "", 1: "\nbetter →"}
-    arrow = way[direction(metric)] if "reference" in table else ""
+    arrow = way[metric_of(metric).direction] if "reference" in table else ""
     ax.set_xlabel(quantity(metric) + arrow)
     return _name_rows(ax, table, labels)
 
@@ -280,7 +223,7 @@ def _colour(line: Mapping, metric: str) -> str:
     if not (line["low"] > 0 or line["high"] < 0):
         return COLOURS["target"]
     role = {-1: "wrong", 0: "predicted", 1: "good"}
-    return COLOURS[role[int(direction(metric) * np.sign(line["estimate"]))]]
+    return COLOURS[role[int(metric_of(metric).direction * np.sign(line["estimate"]))]]
 
 
 def _mark(ax: Axes, row: float, line: Mapping, colour: str) -> None:

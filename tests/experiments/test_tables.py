@@ -208,6 +208,30 @@ def test_directions(metric, expected):
     assert list(shown.text[metric]) == ["2.00", "-1.00", "–"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("mpjpe_best", "MPJPE, best of N (mm)"),
+        ("paper_percent_inside", "PercIn (%)"),
+        ("cover50_z_visible", "truth in the 50 % interval, z, visible"),
+        ("nll", "negative log-likelihood (nats/dim)"),
+        ("pve_worst", "PVE, worst (mm)"),
+        ("something_else", "something else (mm)"),
+    ],
+)
+def test_metrics_have_names_and_units(metric, words):
+    assert tables.quantity(metric) == words
+
+
+@pytest.mark.parametrize(
+    ("column", "digits", "least"),
+    [("mpjpe_best", 1, 0.5), ("paper_mask_distance", 3, 0.02), ("pixels_samples", 2, 0.1),
+     ("cover90_x", 2, 0.005), ("nll", 2, 0.01), ("spread_ratio", 1, 0.02), ("unheard_of", 1, 0.5)],
+)  # fmt: skip
+def test_digits_and_least_differences(column, digits, least):
+    assert (tables.metric(column).digits, tables.metric(column).least) == (digits, least)
+
+
 def test_shown_tables_are_the_same_bytes_every_time(rows):
     table = tables.side_by_side(statistics.means(rows, ["mpjpe_best"]), tables.paper("S1"))
     pages = [tables.show(table, best=True)._repr_html_() for _ in range(3)]

@@ -120,21 +120,6 @@ def test_two_references_in_one_table_are_refused(ax, differences):
         charts.forest(ax, twice, "energy_score")
 
 
-@pytest.mark.parametrize(
-    ("metric", "words"),
-    [
-        ("mpjpe_best", "MPJPE, best of N (mm)"),
-        ("paper_percent_inside", "PercIn (%)"),
-        ("cover50_z_visible", "truth in the 50 % interval, z, visible"),
-        ("nll", "negative log-likelihood (nats/dim)"),
-        ("pve_worst", "PVE, worst (mm)"),
-        ("something_else", "something else (mm)"),
-    ],
-)
-def test_metrics_have_names_and_units(metric, words):
-    assert charts.quantity(metric) == words
-
-
 def test_dumbbells_refuse_metrics_in_different_orders(ax):
     means = pd.DataFrame(
         {
