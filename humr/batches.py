@@ -1,16 +1,14 @@
 """What network and objective read: `Batch`, 2D labels, visibility, masks."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from humr.devices import to_device
 from humr.geometry import Crop, project
+from humr.storage import TensorRecord
 
 BOX_SCALE = 1.2  # box side / longer side of the person (CLIFF)
 VISIBLE, SELF_OCCLUDED, OBJECT_OCCLUDED, OUTSIDE = range(4)
@@ -20,7 +18,7 @@ SUPERVISION = {"labelled": (True, True), "points": (False, True), "unlabelled": 
 
 
 @dataclass(frozen=True)
-class Labels2D:
+class Labels2D(TensorRecord):
     """Labels of photographs that come as 2D points, and what the official code knows beside.
 
     The open world knows where a person stands and projects its labels; licensed files have the
@@ -34,16 +32,9 @@ class Labels2D:
     on_mask: Bool[Tensor, "batch samples 17"]  # heatmap sample on a person
     mask_valid: Bool[Tensor, " batch"]  # the mask holds the whole person
 
-    def __getitem__(self, index: slice | Tensor) -> "Labels2D":
-        return Labels2D(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def to(self, device: torch.device | str) -> "Labels2D":
-        """Move every tensor."""
-        return to_device(self, device)
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(TensorRecord):
     """Inputs, labels and evaluation-only facts of a batch of people."""
 
     # what the network sees
@@ -67,22 +58,6 @@ class Batch:
     has_points: Bool[Tensor, " batch"]
     given: Labels2D | None = None  # licensed data: 2D labels in place of projected ones
 
-    def __len__(self) -> int:
-        return len(self.focal)
-
-    def __getitem__(self, index: slice | Tensor) -> "Batch":
-        return replace(self, **{name: value[index] for name, value in self._there})
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Move every tensor."""
-        return to_device(self, device)
-
-    @property
-    def _there(self) -> Iterator[tuple[str, Any]]:
-        """Names and values of the fields that are there."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return ((name, value) for name, value in values if value is not None)
-
     @property
     def crop(self) -> Crop:
         """The box as a window."""
@@ -92,6 +67,11 @@ class Batch:
     def centre(self) -> Float[Tensor, "batch 2"]:
         """Principal point of the photograph."""
         return self.image_size / 2
+
+    def to_crop(self, points: Float[Tensor, "batch *shape 3"]) -> Float[Tensor, "batch *shape 2"]:
+        """Project points in camera space and express them in the box, [-1, 1]."""
+        pixels = project(points.flatten(1, -2), self.focal, self.centre)
+        return self.crop.to_crop(pixels).unflatten(1, points.shape[1:-1])
 
 
 def pack_mask(mask: Bool[Tensor, "batch rows columns"]) -> UInt8[Tensor, "batch bytes"]:
@@ -105,12 +85,3 @@ def unpack_mask(packed: UInt8[Tensor, "batch bytes"]) -> Bool[Tensor, "batch row
     bits = (packed[..., None] >> shifts) & 1
     side = round((8 * packed.shape[-1]) ** 0.5)
     return bits.flatten(1).unflatten(1, (side, side)).bool()
-
-
-def to_crop(
-    points: Float[Tensor, "batch *shape 3"], batch: Batch
-) -> Float[Tensor, "batch *shape 2"]:
-    """Project points in camera space and express them in the box, [-1, 1]."""
-    flat = points.flatten(1, -2)
-    pixels = project(flat, batch.focal, batch.centre)
-    return batch.crop.to_crop(pixels).unflatten(1, points.shape[1:-1])

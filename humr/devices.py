@@ -4,9 +4,8 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import fields, replace
 from datetime import timedelta
 from functools import cache, partial, wraps
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 import torch
 from filelock import FileLock
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
@@ -222,28 +221,23 @@ def pick_device() -> torch.device:
     return torch.device("cpu" if chosen == "cpu" or not there else "cuda")
 
 
-def to_device(record: T, device: torch.device | str) -> T:
-    """Move every tensor of a dataclass; what it lacks (None) it still lacks.
-
-    Copies to CUDA devices are not waited for. Those from them must be, else they are read early.
-    """
-    ahead, given = torch.device(device).type == "cuda", cast("Any", record)
-    values = {f.name: getattr(given, f.name) for f in fields(given)}
-    there = {
-        name: value.to(device, non_blocking=ahead)
-        if isinstance(value, Tensor)
-        else value.to(device)
-        for name, value in values.items()
-        if value is not None
-    }
-    return replace(given, **there)
-
-
 @cache
 def constant(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, " numbers"]:
     """Return whole numbers, indices for example, as a tensor that a device keeps: copied once."""
     with torch.inference_mode(mode=False):  # an inference tensor could not serve in training later
         return torch.tensor(numbers, device=device)
+
+
+def normal(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | None
+) -> Float[Tensor, "..."]:
+    """Draw standard normal noise where the generator is; device and type become those of `like`.
+
+    So a seed gives the same numbers wherever the model is.
+    """
+    device = like.device if generator is None else generator.device
+    drawn = torch.randn(*shape, generator=generator, device=device, dtype=like.dtype)
+    return drawn.to(like.device)
 
 
 def _widened(value: Any) -> Any:  # noqa: ANN401

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from humr import metrics
-from humr.batches import Batch, to_crop
+from humr.batches import Batch
 from humr.bodies.body import Body
 from humr.bodies.surface import surface_errors, vertex_weights
 from humr.files import in_place_of
@@ -213,8 +213,8 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     averages over joints of all images, tables here over images). Distances up to 0.71 pixels of
     the stored mask count as 0. Joints are in camera space, as in HuMR.
     """
-    projected = to_crop(drawn.coco17, truth.seen)
-    target = to_crop(truth.coco17, truth.batch)
+    projected = truth.seen.to_crop(drawn.coco17)
+    target = truth.batch.to_crop(truth.coco17)
     error = PIXELS / 2 * metrics.joint_distance(projected, target[:, None])
     facts = {
         "mode": error[:, 0],

@@ -213,9 +213,12 @@ def say(text: str) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return the path relative to `data`, as messages show it; elsewhere it is as it was given."""
-    whole = path.absolute()
-    return whole.relative_to(DATA).as_posix() if whole.is_relative_to(DATA) else str(path)
+    """Return a path as messages show it: from `data`, else from the project, else as given."""
+    for whole in (path.resolve(), path.absolute()):  # folders of `data` may be links
+        for folder in (DATA, ROOT):
+            if whole.is_relative_to(folder):
+                return whole.relative_to(folder).as_posix()
+    return str(path)
 
 
 def find(folder: Path, *names: str) -> Path:

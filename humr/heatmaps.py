@@ -4,6 +4,7 @@ Cells are counted by flat index (row by row) or by cell coordinates (column, row
 numbers are the middles of cells. `HeatmapGrid` ties cell coordinates to crop coordinates.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,6 +162,42 @@ def covariance(
         - (weights @ _cell_coordinates(probabilities))[..., None, :]
     )
     return torch.einsum("...k,...ki,...kj->...ij", weights, centred, centred)
+
+
+CUT_OFF = 0.1  # of the peak; `moments` are of what lies above
+# Variance of a Gaussian that is cut off there, per variance of the whole: 1 - t / (e^t - 1) with
+# t = -log CUT_OFF.
+KEPT = 1 + math.log(CUT_OFF) * CUT_OFF / (1 - CUT_OFF)
+
+
+def moments(
+    maps: Float[Tensor, "*batch height width"], *, whole: bool
+) -> Float[Tensor, "*batch 6"]:
+    """Peak, mean and covariance of what exceeds a tenth of the peak, as `packed_gaussian`.
+
+    With `whole` the covariance is that of the Gaussian of which this is the part.
+    """
+    peak = maps.amax((-2, -1))
+    high = maps.where(maps >= CUT_OFF * peak[..., None, None], 0)
+    spread = covariance(high)
+    return packed_gaussian(peak, expectation(high), spread / KEPT if whole else spread)
+
+
+def packed_gaussian(
+    amplitude: Float[Tensor, "*batch"],
+    mean: Float[Tensor, "*batch 2"],
+    spread: Float[Tensor, "*batch 2 2"],
+) -> Float[Tensor, "*batch 6"]:
+    """Six numbers of a Gaussian: amplitude, mean x, y, covariance xx, xy, yy."""
+    parts = [amplitude[..., None], mean, spread[..., 0, :], spread[..., 1, 1:]]
+    return torch.cat(parts, -1).float()
+
+
+def unpacked_gaussian(
+    packed: Float[Tensor, "*batch 6"],
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 2"], Float[Tensor, "*batch 2 2"]]:
+    """Amplitude, mean and covariance of `packed_gaussian`."""
+    return packed[..., 0], packed[..., 1:3], packed[..., [3, 4, 4, 5]].unflatten(-1, (2, 2))
 
 
 def highest_density_region(

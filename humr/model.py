@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from humr.batches import Batch
 from humr.bodies.body import Body
 from humr.config import Model
+from humr.devices import normal
 from humr.flows import ConditionalFlow, ConstantVolumeFlow
 from humr.geometry import matrix_to_sixd, sixd_to_matrix, translation_to_weak, weak_to_translation
 
@@ -341,9 +342,7 @@ class Humr(nn.Module):
         self, batch: int, count: int, generator: torch.Generator
     ) -> Float[Tensor, "batch hypotheses dim"]:
         """Draw standard normal noise on the generator's device and move it to the model's."""
-        shape = (batch, count, DIM)
-        drawn = torch.randn(shape, generator=generator, device=generator.device)
-        return drawn.to(self.flow.mean.device)
+        return normal((batch, count, DIM), self.flow.mean, generator)
 
     @torch.no_grad()
     def sample(self, batch: Batch, count: int, *, generator: torch.Generator) -> Hypotheses:

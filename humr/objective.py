@@ -7,9 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from humr import losses
-from humr.batches import Batch, to_crop
+from humr.batches import Batch
 from humr.bodies.body import Body
 from humr.config import Supervision, Weights
+from humr.devices import normal
 from humr.geometry import matrix_to_sixd
 from humr.model import DIM, JOINTS, Humr, Observation, People
 from humr.skeletons import ARTICULATED
@@ -96,16 +97,16 @@ class HumrObjective(nn.Module):
         people = model.people(observation, torch.cat([torch.zeros_like(noise[:, :1]), noise], 1))
         mode, samples = people[:, 0], people[:, 1:]
         truth = self._truth(batch)
-        blur = torch.randn(len(batch), DIM, generator=generator, device=generator.device)
+        blur = normal((len(batch), DIM), truth, generator)
         return Step(
             batch,
             observation,
             mode,
             samples,
-            to_crop(samples.keypoints(self.body, "coco17"), batch),
+            batch.to_crop(samples.keypoints(self.body, "coco17")),
             truth,
             self._targets(batch, truth),
-            blur.to(truth.device),
+            blur,
         )
 
     def _truth(self, batch: Batch) -> Tensor:
@@ -113,7 +114,7 @@ class HumrObjective(nn.Module):
         if batch.given is not None:
             return batch.given.keypoints
         labels = self.body.keypoints(batch.rotations, batch.betas, "coco17")
-        return to_crop(labels + batch.translation[:, None], batch)
+        return batch.to_crop(labels + batch.translation[:, None])
 
     def _nll(self, drawn: Step) -> Tensor:
         """Negative log-likelihood per dimension of slightly blurred labels (official code)."""
@@ -132,12 +133,12 @@ class HumrObjective(nn.Module):
         """
         batch, given = drawn.batch, drawn.batch.given
         count = JOINTS if given is None else given.joints.shape[1]
-        predicted = to_crop(drawn.mode.joints(self.body)[:, :count], batch)
+        predicted = batch.to_crop(drawn.mode.joints(self.body)[:, :count])
         if given is not None:
             target = given.joints
         else:
             labels = self.body.joints(batch.rotations, batch.betas)[:, :count]
-            target = to_crop(labels + batch.translation[:, None], batch)
+            target = batch.to_crop(labels + batch.translation[:, None])
         return losses.reprojection(predicted, target, torch.ones_like(target[..., 0]))
 
     def _random_keypoints(self, drawn: Step) -> Tensor:

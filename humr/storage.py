@@ -8,12 +8,14 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,6 +27,71 @@ from humr.files import DATA, digest, in_place_of, provenance, write_text
 
 WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
 T = TypeVar("T")
+R = TypeVar("R", bound="TensorRecord")
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """The base of dataclasses of tensors that share their first axis, one row per image.
+
+    A field may also be a record, an array or a tuple of names, again one per row. Anything else
+    (one name of all rows, None where something is not there) stays as it is.
+    """
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self: R, index: slice | Tensor) -> R:
+        """Choose rows: a slice, or a tensor of row numbers or of truth values."""
+        return replace(self, **{f.name: _rows(getattr(self, f.name), index) for f in fields(self)})
+
+    def to(self: R, device: torch.device | str) -> R:
+        """Move every tensor. Copies to CUDA devices are not waited for, those from them are."""
+        ahead = torch.device(device).type == "cuda"  # a copy from one would be read too early
+        there: dict[str, Any] = {}
+        for field in fields(self):
+            match getattr(self, field.name):
+                case Tensor() as value:
+                    there[field.name] = value.to(device, non_blocking=ahead)
+                case TensorRecord() as value:
+                    there[field.name] = value.to(device)
+        return replace(self, **there)
+
+    @classmethod
+    def join(cls: type[R], parts: Sequence[R]) -> R:
+        """Put the rows of all parts one after another."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{name: _joined([getattr(part, name) for part in parts]) for name in names})
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """Read one shard; every tensor must be there, and none beside them."""
+        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
+
+
+def _rows(value: Any, index: slice | Tensor) -> Any:  # noqa: ANN401
+    match value:
+        case Tensor() | TensorRecord():
+            return value[index]
+        case np.ndarray() | tuple():
+            chosen = np.asarray(value)[torch.arange(len(value))[index].numpy()]
+            return tuple(chosen.tolist()) if isinstance(value, tuple) else chosen
+        case _:
+            return value
+
+
+def _joined(values: list[Any]) -> Any:  # noqa: ANN401
+    match values[0]:
+        case Tensor():
+            return torch.cat(values)
+        case TensorRecord() as first:
+            return first.join(values)
+        case np.ndarray():
+            return np.concatenate(values)
+        case tuple():
+            return tuple(chain(*values))
+        case first:
+            return first
 
 
 def read_tensors(path: Path, expected: set[str]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from humr.batches import Batch, to_crop
+from humr.batches import Batch
 from humr.bodies.body import body_path
 from humr.geometry import matrix_to_sixd, sixd_to_matrix
 from humr.losses import BANDWIDTHS, MASK_TOLERANCE
@@ -143,13 +143,11 @@ def terms(
     observed = model.observe(batch, context)
     sixd = generate(model.flow, noise, context).unflatten(-1, (JOINTS, 6))
     betas, place = observed.betas, observed.translation
-    projected = to_crop(body.of(sixd, betas, place, "coco17"), batch)[:, 1:]
+    projected = batch.to_crop(body.of(sixd, betas, place, "coco17"))[:, 1:]
     labels = matrix_to_sixd(batch.rotations)
-    truth = to_crop(body.of(labels[:, None], batch.betas, batch.translation, "coco17"), batch)[
-        :, 0
-    ]
-    joints = to_crop(body.of(sixd, betas, place, "joints"), batch)[:, 0, :JOINTS]
-    wanted = to_crop(body.of(labels[:, None], batch.betas, batch.translation, "joints"), batch)
+    truth = batch.to_crop(body.of(labels[:, None], batch.betas, batch.translation, "coco17"))[:, 0]
+    joints = batch.to_crop(body.of(sixd, betas, place, "joints"))[:, 0, :JOINTS]
+    wanted = batch.to_crop(body.of(labels[:, None], batch.betas, batch.translation, "joints"))
     confidence = batch.keypoints[..., 2] * batch.density[:, :samples].amax(1)
     inside = (truth.abs() <= 1).all(-1)
     density = log_prob(model.flow, labels.flatten(1) + 0.005 * blur, context)
@@ -237,8 +235,8 @@ def evaluate(
     root, true_root = (j[..., HIPS, :].mean(-2, keepdim=True) for j in (joints, true_joints))
     coco = body.keypoints["coco17"] @ vertices + place[:, None, None]
     true_coco = body.keypoints["coco17"] @ true_vertices + batch.translation[:, None, None]
-    flat = to_crop(coco, batch)
-    pixels = 128 * (flat - to_crop(true_coco, batch)).norm(dim=-1)
+    flat = batch.to_crop(coco)
+    pixels = 128 * (flat - batch.to_crop(true_coco)).norm(dim=-1)
     mean = coco[:, 1:].mean(1, keepdim=True)
     distance = off_mask(flat, silhouette) * (256 / silhouette.shape[-1])
     close = distance <= MASK_TOLERANCE * 256 / silhouette.shape[-1]

@@ -1,11 +1,9 @@
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 from humr import devices
 from humr.config import Training
-from humr.devices import constant, full_precision, pick_device, to_device
+from humr.devices import constant, full_precision, normal, pick_device
 from humr.launch import notebooks
 
 
@@ -35,37 +33,6 @@ def test_other_devices_are_refused(monkeypatch):
         pick_device()
 
 
-@dataclass(frozen=True)
-class Inner:
-    value: torch.Tensor
-
-    def to(self, device):
-        return to_device(self, device)
-
-
-@dataclass(frozen=True)
-class Outer:
-    value: torch.Tensor
-    inner: Inner | None = None
-
-
-def test_a_record_moves_as_a_whole():
-    value = torch.zeros(2)
-    there = to_device(Outer(value, Inner(value)), "meta")
-    assert there.value.device.type == there.inner.value.device.type == "meta"
-    assert to_device(Outer(value), "meta").inner is None
-
-
-@pytest.mark.parametrize(("target", "ahead"), [("cuda", True), ("cpu", False)])
-def test_only_copies_to_cuda_are_not_waited_for(target, ahead, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        torch.Tensor, "to", lambda self, _, *, non_blocking: seen.append(non_blocking) or self
-    )
-    to_device(Inner(torch.zeros(2)), target)
-    assert seen == [ahead]
-
-
 def test_constants_are_made_once_and_serve_in_training(device):
     with torch.inference_mode():
         index = constant((2, 0), device)
@@ -89,3 +56,12 @@ def test_products_are_not_rounded_under_autocast(device, generator):
     assert torch.equal(found, a @ b)
     half = a.bfloat16()
     assert torch.equal(full_precision(product)(half, b), half.float() @ b)
+
+
+def test_noise_is_drawn_where_the_generator_is():
+    like = torch.zeros(1, dtype=torch.float64, device="meta")
+    noise = normal((2, 3), like, torch.Generator().manual_seed(3))
+    assert (noise.shape, noise.dtype, noise.device.type) == ((2, 3), torch.float64, "meta")
+    noise = normal((2, 3), torch.zeros(1), torch.Generator().manual_seed(3))
+    assert torch.equal(noise, torch.randn(2, 3, generator=torch.Generator().manual_seed(3)))
+    assert normal((2, 3), torch.zeros(1), None).shape == (2, 3)

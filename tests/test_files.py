@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from humr.files import digest, write_bytes, write_text
+from humr import files
+from humr.files import DATA, ROOT, digest, shown, write_bytes, write_text
 
 
 def test_contents_arrive_as_they_are(tmp_path):
@@ -32,3 +33,26 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
         write_bytes(path, b"after and longer")
     assert path.read_bytes() == b"before"
     assert [each.name for each in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_paths_are_shown_from_data_or_the_project(tmp_path):
+    assert shown(DATA / "licensed" / "a" / "b.npz") == "licensed/a/b.npz"
+    assert shown(ROOT / "humr" / "x.pth") == "humr/x.pth"
+    assert shown(tmp_path / "b.npz") == str(tmp_path / "b.npz")
+
+
+def test_relative_paths_are_shown_by_what_they_mean(monkeypatch, tmp_path):
+    inside = Path("data", "licensed", "b.npz")
+    monkeypatch.chdir(ROOT)
+    assert shown(inside) == "licensed/b.npz"
+    assert shown(Path("data/../data/x.ckpt")) == "x.ckpt"
+    monkeypatch.chdir(tmp_path)
+    assert shown(inside) == str(inside)  # of another folder
+
+
+def test_a_folder_of_data_may_be_a_link(monkeypatch, tmp_path):
+    (tmp_path / "disk" / "ckpt").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "licensed").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    assert shown(tmp_path / "data/licensed/ckpt/x.ckpt") == "licensed/ckpt/x.ckpt"

@@ -142,6 +142,20 @@ def test_moments_of_a_gaussian():
     torch.testing.assert_close(heatmaps.covariance(heatmap), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_moments_of_what_is_cut_off_are_those_of_the_whole():
+    mean, covariance = torch.tensor([30.0, 20.0]), torch.tensor([[16.0, 6.0], [6.0, 9.0]])
+    rows = torch.arange(64.0)
+    cells = torch.stack(torch.meshgrid(rows, rows, indexing="xy"), -1) - mean
+    maps = 0.7 * (-0.5 * (cells @ covariance.inverse() * cells).sum(-1)).exp()
+    expected = heatmaps.packed_gaussian(torch.tensor(0.7), mean, covariance)
+    torch.testing.assert_close(heatmaps.moments(maps, whole=True), expected, rtol=0.02, atol=0.02)
+    assert (heatmaps.moments(maps, whole=False)[3:] < 0.8 * expected[3:]).all()
+    for got, put in zip(
+        heatmaps.unpacked_gaussian(expected), (torch.tensor(0.7), mean, covariance), strict=True
+    ):
+        torch.testing.assert_close(got, put)
+
+
 def test_moments_of_two_cells():
     heatmap = torch.zeros(5, 5)
     heatmap[1, 0], heatmap[1, 4] = 0.3, 0.1

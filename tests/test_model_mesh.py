@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from humr.batches import Batch, to_crop
+from humr.batches import Batch
 from humr.config import Model
 from humr.model import DIM, Humr
 from humr.world.records import Pool
@@ -58,7 +58,7 @@ def test_density_follows_the_change_of_variables(fitted, batch):
 
 def test_label_projection_lands_in_the_crop(batch, body):
     points = body.keypoints(batch.rotations, batch.betas, "coco17") + batch.translation[:, None]
-    pixel = batch.crop.to_image(to_crop(points, batch))
+    pixel = batch.crop.to_image(batch.to_crop(points))
     direct = batch.focal[:, None, None] * points[..., :2] / points[..., 2:] + batch.centre[:, None]
     torch.testing.assert_close(pixel, direct, atol=1e-2, rtol=1e-4)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from humr import losses
-from humr.batches import Labels2D, to_crop
+from humr.batches import Labels2D
 from humr.config import Supervision, Weights
 from humr.objective import HumrObjective, supervision_variant
 
@@ -197,12 +197,12 @@ def given(objective, doubtful):
     shift = doubtful.translation[:, None]
     every = torch.ones(len(doubtful), 17, dtype=torch.bool)
     return Labels2D(
-        keypoints=to_crop(points + shift, doubtful),
-        joints=to_crop(joints + shift, doubtful),
+        keypoints=doubtful.to_crop(points + shift),
+        joints=doubtful.to_crop(joints + shift),
         peak=torch.rand(len(doubtful), 17, generator=generator),
         in_window=every,
         on_mask=losses.inside_mask(doubtful.samples, doubtful.mask),
-        mask_valid=objective._mask_holds(to_crop(points + shift, doubtful), doubtful),
+        mask_valid=objective._mask_holds(doubtful.to_crop(points + shift), doubtful),
     )
 
 
@@ -223,7 +223,7 @@ def test_given_labels_take_the_place_of_projected_ones(objective, doubtful, give
 def test_given_joints_are_compared_one_by_one(objective, doubtful, given):
     batch = replace(doubtful, given=given)
     drawn = objective._drawn(batch, seeded(), None)
-    joints = to_crop(drawn.mode.joints(objective.body), batch).detach()
+    joints = batch.to_crop(drawn.mode.joints(objective.body)).detach()
     for image in range(3):
         expected = sum(
             abs(joints[image, j, a] - given.joints[image, j, a]).item()

@@ -1,8 +1,9 @@
 """Tests of humr.storage: a data set of squares."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,16 +16,8 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Squares:
+class Squares(storage.TensorRecord):
     values: torch.Tensor
-
-    @classmethod
-    def read(cls, path):
-        return cls(**storage.read_tensors(path, {"values"}))
-
-    @classmethod
-    def join(cls, parts):
-        return cls(torch.cat([part.values for part in parts]))
 
 
 def make(config, split, number):
@@ -38,6 +31,49 @@ def store(config=None, recipe=1):
         name="squares", config=config or Config(), sizes={"train": 7, "test": 3}, shard=3,
         recipe=recipe, make=make, read=Squares.read, join=Squares.join,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Boxes(storage.TensorRecord):
+    side: torch.Tensor
+    name: str = "boxes"
+    squares: Squares | None = None
+    heights: torch.Tensor | None = None
+    actions: tuple[str, ...] = tuple("abcd")
+    images: np.ndarray = field(default_factory=lambda: np.array(list("wxyz")))
+
+
+def test_rows_of_a_record():
+    boxes = Boxes(torch.arange(4.0), "some", Squares(torch.arange(4.0) ** 2))
+    for index in (slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])):
+        chosen = boxes[index]
+        assert len(chosen) == 2
+        assert chosen.side.tolist() == [1, 2]
+        assert chosen.squares.values.tolist() == [1, 4]
+        assert (chosen.name, chosen.heights, chosen.actions) == ("some", None, ("b", "c"))
+        assert chosen.images.tolist() == ["x", "y"]
+    joined = Boxes.join([boxes[slice(2, 4)], boxes])
+    assert joined.side.tolist() == [2, 3, 0, 1, 2, 3]
+    assert joined.squares.values.tolist() == [4, 9, 0, 1, 4, 9]
+    assert (joined.name, joined.heights) == ("some", None)
+    assert joined.actions == (*"cd", *"abcd")
+    assert joined.images.tolist() == [*"yz", *"wxyz"]
+
+
+def test_a_record_moves_with_those_in_it():
+    there = Boxes(torch.zeros(2), squares=Squares(torch.zeros(2))).to("meta")
+    assert there.side.device.type == there.squares.values.device.type == "meta"
+    assert there.heights is None
+
+
+@pytest.mark.parametrize(("target", "ahead"), [("cuda", True), ("cpu", False)])
+def test_only_copies_to_cuda_are_not_waited_for(target, ahead, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, _, *, non_blocking: seen.append(non_blocking) or self
+    )
+    Squares(torch.zeros(2)).to(target)
+    assert seen == [ahead]
 
 
 @pytest.fixture(autouse=True)

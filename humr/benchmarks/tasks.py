@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from humr import batches, losses, model, posterior
+from humr import losses, model, posterior
 from humr.batches import Batch, pack_mask
 from humr.benchmarks.timing import Task
 from humr.bodies.body import Body, load_body
@@ -336,7 +336,7 @@ def _training_parts(ours: Training, noise: Tensor) -> dict[str, Step]:
 
     def projection() -> None:
         placed = torch.nn.functional.pad(points, (0, 1), value=5.0)
-        batches.to_crop(_leaf(placed), batch).sum().backward()
+        batch.to_crop(_leaf(placed)).sum().backward()
 
     def heatmaps() -> None:
         losses.heatmap_mmd_biased(_leaf(points), targets).sum().backward()

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from humr.devices import normal
 from humr.experiments import runs, studies, systems
 from humr.experiments.ablations import Variant, variants
 from humr.experiments.profiles import PROFILES
@@ -34,7 +35,7 @@ from humr.files import RUNS, code_digest, digest, say
 from humr.lifting.config import ProposeRun
 from humr.lifting.data import LiftingBatch, complete
 from humr.lifting.evaluation import Inputs
-from humr.lifting.propose import Propose, latent_entropy, latent_nll, normal_like
+from humr.lifting.propose import Propose, latent_entropy, latent_nll
 from humr.metrics import mpjpe
 
 PRODUCT, STUDY = "latents", "propose"
@@ -94,12 +95,8 @@ def facts(model: Propose, records: Images, *, seed: int = 0) -> pd.DataFrame:
     """Measure the latents of every image."""
     batch, config = seen(records), model.config
     gaussian = model.latent(batch)
-    noise = normal_like(
-        batch.points,
-        len(batch),
-        DRAWS,
-        config.width,
-        generator=torch.Generator().manual_seed(seed),
+    noise = normal(
+        (len(batch), DRAWS, config.width), batch.points, torch.Generator().manual_seed(seed)
     )
     image, log_det = model.flow.normalize(
         gaussian.at(noise), model.flow.project(batch.points.flatten(1))

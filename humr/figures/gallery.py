@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from humr import evaluation, metrics
-from humr.batches import OBJECT_OCCLUDED, OUTSIDE, SELF_OCCLUDED, VISIBLE, to_crop, unpack_mask
+from humr.batches import OBJECT_OCCLUDED, OUTSIDE, SELF_OCCLUDED, VISIBLE, unpack_mask
 from humr.bodies.body import Body, load_body
 from humr.config import World, from_dict, to_dict
 from humr.detector import Detection
@@ -104,7 +104,7 @@ class Example:
         batch = self.posterior.batch
         drawn = noise * model.noise(1, count, generator)
         people = model.people(model.observe(batch), drawn)
-        points = to_crop(people.keypoints(body, "coco17"), batch)[:, :, self.joint]
+        points = batch.to_crop(people.keypoints(body, "coco17"))[:, :, self.joint]
         return batch.crop.to_image(points)[0]
 
     def judge(self, points_image: Float[Tensor, "points 2"]) -> dict[str, float]:
@@ -235,7 +235,7 @@ def _facts(
     records = records.to(device)
     drawn = model.sample(batch, hypotheses, generator=generator)
     points = drawn.samples.keypoints(body, "coco17")
-    projected = to_crop(points, batch)
+    projected = batch.to_crop(points)
     silhouette = unpack_mask(records.person) | unpack_mask(records.occluder)
     pixels = batch.crop.to_image(projected.flatten(1, 2)).unflatten(1, projected.shape[1:3])
     in_photo = ((pixels >= 0) & (pixels < batch.image_size[:, None, None])).all(-1)
@@ -407,7 +407,7 @@ def project_cases(
     device = model.flow.mean.device
     batch, body = part.batch(samples=32, generator=generator).to(device), body.to(device)
     drawn = model.sample(batch, hypotheses, generator=generator)
-    points = to_crop(drawn.samples.keypoints(body, "coco17"), batch).cpu()
+    points = batch.to_crop(drawn.samples.keypoints(body, "coco17")).cpu()
     joints = torch.tensor([COCO17.index(name) for name in cases.joint])
     return points[torch.arange(len(cases)), :, joints]
 

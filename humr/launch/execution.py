@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from humr import files
-from humr.files import FIGURES, NOTEBOOKS, ROOT, RUNS
+from humr.files import FIGURES, NOTEBOOKS, RUNS, shown
 from humr.launch import environment
 
 MAX_BYTES = 500_000  # of one committed notebook
@@ -102,7 +102,7 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool
         )
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
-        raise NotebookError(f"{error.ename}: {error.evalue}\n(see {short(failed)})") from None
+        raise NotebookError(f"{error.ename}: {error.evalue}\n(see {shown(failed)})") from None
     except DeadKernelError:
         partial.replace(failed)
         raise NotebookError(
@@ -119,11 +119,6 @@ def quiet() -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-
-
-def short(path: Path) -> Path:
-    """The path as seen from the repository, where it lies in it."""
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def strip(notebook: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from humr.flows import FixedPermutation
 from humr.licensed import readers
 from humr.licensed.datasets import LICENSED, LiftingPaperRun, PaperRun
 from humr.licensed.inventory import SOURCES
-from humr.licensed.readers import check, fill, label, load
+from humr.licensed.readers import check, fill, load
 from humr.lifting.config import LiftingModel
 from humr.lifting.flow import LATENT, POINTS, POSE, LiftingFlow
 from humr.model import BETAS, Humr
@@ -277,7 +277,7 @@ def read_humr(path: Path, model: Model | None = None) -> tuple[Humr, HRNet, Mode
     model = model or Model()
     settings = content.get("hyper_parameters") or {}
     model = replace(model, clamp=_clamp(path, settings, model.clamp))
-    humr, backbone = humr_from_official(content["state_dict"], model, name=label(path))
+    humr, backbone = humr_from_official(content["state_dict"], model, name=shown(path))
     return humr, backbone, model
 
 
@@ -298,7 +298,7 @@ def _clamp(path: Path, settings: object, default: float) -> float:
         return float(clamp)
     wrong = next((each for each in (settings, flow) if not isinstance(each, Mapping)), clamp)
     raise ValueError(
-        f"{label(path)}: hyper_parameters must be settings by name, of which FREIA_NF.CLAMP, if "
+        f"{shown(path)}: hyper_parameters must be settings by name, of which FREIA_NF.CLAMP, if "
         f"it is there, is a number above 0; got {wrong!r:.60}. Usual cause: a file that somebody "
         "changed, or a checkpoint of another project"
     )
@@ -351,7 +351,7 @@ def convert_humr(path: Path, stem: Path, model: Model | None = None) -> str:
     `compared` says of the backbone.
     """
     humr, backbone, model = read_humr(path, model)
-    about = {"name": "official", "official": label(path), "sha256": digest(path)}
+    about = {"name": "official", "official": path.name, "sha256": digest(path)}
     width = {"system": "hrnet", "width": model.features // CHANNELS}
     save_model(stem.with_name(f"{stem.name}-backbone"), backbone, {**about, **width})
     known, remark = compared(backbone)
@@ -394,7 +394,7 @@ def read_lifting(
             has log-scales 0.1 % larger with the same weights.
     """
     net = load(_found(path, LIFTING_SITE), "net", {"net", "opt"})["net"]
-    return lifting_from_official(net, sizes, slope=slope, name=label(path))
+    return lifting_from_official(net, sizes, slope=slope, name=shown(path))
 
 
 def lifting_from_official(
@@ -438,7 +438,7 @@ def lifting_to_official(model: LiftingFlow, *, slope: float = SLOPE) -> dict[str
 def convert_lifting(path: Path, stem: Path, sizes: LiftingModel = LIFTING) -> None:
     """Write the `model.pt` of ICCV 2021 as `stem.*`, which `experiments.load(stem)` reads."""
     model, config = read_lifting(path, sizes)
-    about = {"name": "official", "official": label(path), "sha256": digest(path)}
+    about = {"name": "official", "official": path.name, "sha256": digest(path)}
     run = to_dict(LiftingPaperRun(model=config))
     save_model(stem, model, {**about, "system": "lifting_paper", "run": run})
 

@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from humr import evaluation, metrics
 from humr.batches import Batch
-from humr.batches import to_crop as projected
 from humr.bodies.body import Body, load_body
 from humr.bodies.surface import transferred_errors
 from humr.evaluation import BODIES, COCO_HIPS, expected, log_volume, stream
@@ -399,7 +398,7 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     hypotheses that count. `visible`, `hidden` and `counted` joints weigh an image in the official
     averages; `counted` are hidden joints of people with a good mask, wherever they project to.
     """
-    pixels = projected(drawn.coco17, truth.seen)
+    pixels = truth.seen.to_crop(drawn.coco17)
     error = evaluation.PIXELS / 2 * metrics.joint_distance(pixels, truth.keypoints[:, None])
     hypotheses = pixels[:, drawn.counted]
     distance = torch.full_like(hypotheses[..., 0], torch.nan)

@@ -43,7 +43,6 @@ from humr.licensed.people import (
     Annotations,
     CropFeatures,
     Persons,
-    TensorRecord,
     batch_of,
     persons_of,
     read_annotations,
@@ -52,7 +51,7 @@ from humr.licensed.people import (
     unlabelled_batch,
     well_detected,
 )
-from humr.storage import Store, read_tensors
+from humr.storage import Store, TensorRecord
 
 AS_ANNOTATED = -1  # the variant of the annotated box, with nothing changed
 VARIANTS = 2**31  # different crops of a person
@@ -75,17 +74,11 @@ class Crops(TensorRecord):
 
 
 @dataclass(frozen=True)
-class Example:
+class Example(TensorRecord):
     """People and a crop of each."""
 
     persons: Persons
     crops: Crops
-
-    @classmethod
-    def join(cls, parts: Sequence["Example"]) -> "Example":
-        """Put people one after another."""
-        persons, crops = [p.persons for p in parts], [p.crops for p in parts]
-        return cls(Persons.join(persons), Crops.join(crops))
 
 
 def workers() -> int:
@@ -370,11 +363,6 @@ class CachedFeatures(Persons):
     mask: UInt8[Tensor, "people variants bytes"]
     features: Float[Tensor, "people variants features"]
 
-    @classmethod
-    def read(cls, path: Path) -> "CachedFeatures":
-        """Read one shard."""
-        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
-
     @property
     def persons(self) -> Persons:
         """What is known of the people whichever crop shows them."""
@@ -540,11 +528,6 @@ class TestFeatures(TensorRecord):
 
     features: Float[Tensor, "people features"]
     image_size: Float[Tensor, "people 2"]  # of the photograph
-
-    @classmethod
-    def read(cls, path: Path) -> "TestFeatures":
-        """Read one shard."""
-        return cls(**read_tensors(path, {"features", "image_size"}))
 
 
 def described(name: str, root: Path = LICENSED, count: int = 0) -> TestSet:

@@ -4,11 +4,9 @@
 has the joints of MPII16 and was trained with Gaussians of 2 px, so nothing is derived or rescaled.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +18,7 @@ from torch import Tensor
 from humr import heatmaps
 from humr.files import find, shown
 from humr.geometry import rotvec_to_matrix
-from humr.heatmaps import GaussianFit, fit_gaussian
+from humr.heatmaps import GaussianFit, fit_gaussian, packed_gaussian, unpacked_gaussian
 from humr.licensed import readers
 from humr.licensed.datasets import LICENSED
 from humr.licensed.readers import read_npz, read_pickle
@@ -34,6 +32,7 @@ from humr.lifting.data import (
     normalised,
 )
 from humr.skeletons import H36M17, MPII16, Skeleton, index_map
+from humr.storage import TensorRecord
 
 # Human3.6M: who is in which split, names, joints, frames, .cdf files, cameras.
 #
@@ -222,16 +221,12 @@ def read_cameras(folder: Path = FOLDER) -> dict[tuple[str, str], Camera]:
 
 
 CELLS = 64  # of a heatmap along each axis; a cell is the paper's pixel
-LOW = 0.1  # of the peak: moments are of what lies above
-# Variance of a Gaussian that is cut off there, per variance of the whole: 1 - t / (e^t - 1) with
-# t = -log LOW.
-KEPT = 1 + math.log(LOW) * LOW / (1 - LOW)
 PELVIS_TO_JOINT = (0.1, 1.2)  # metres, mean over the joints of a median pose
 FAR = 0.5  # standard deviations of a 2D pose: the median joint lies nearer to its projection
 
 
 @dataclass(frozen=True)
-class LicensedLifting:
+class LicensedLifting(TensorRecord):
     """Images of a licensed data set, in memory."""
 
     joints: Float[Tensor, "images 17 3"]  # H36M17 in camera space, metres
@@ -240,27 +235,6 @@ class LicensedLifting:
     moments: Float[Tensor, "images 16 6"] | None  # the same; None where no heatmap is at hand
     action: tuple[str, ...]
     subject: UInt8[Tensor, " images"]
-
-    def __len__(self) -> int:
-        return len(self.joints)
-
-    def __getitem__(self, index: slice | Tensor) -> "LicensedLifting":
-        chosen: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            chosen[field.name] = value[index] if isinstance(value, Tensor) else value
-        kept = torch.arange(len(self))[index].tolist()
-        return LicensedLifting(**{**chosen, "action": tuple(self.action[i] for i in kept)})
-
-    @classmethod
-    def join(cls, parts: Sequence["LicensedLifting"]) -> "LicensedLifting":
-        """Put images of one kind of file one after another."""
-        joined: dict[str, Any] = {"action": tuple(chain(*(part.action for part in parts)))}
-        for field in fields(cls):
-            values = [getattr(part, field.name) for part in parts]
-            if field.name != "action":
-                joined[field.name] = None if values[0] is None else torch.cat(values)
-        return cls(**joined)
 
     def gaussians(self, kind: str = "fit") -> Gaussians:
         """Gaussians of MPII16 by least squares ("fit") or from "moments" of the heatmaps.
@@ -275,9 +249,7 @@ class LicensedLifting:
                 "there are no moments: the file these images come from holds no heatmaps. "
                 "Use gaussians='fit', or a file with heatmaps (h36m_lifting.read_heatmaps)"
             )
-        amplitude, x, y, xx, xy, yy = values.unbind(-1)
-        covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-        return Gaussians(amplitude, torch.stack([x, y], -1), covariance)
+        return Gaussians(*unpacked_gaussian(values))
 
     @property
     def ambiguous(self) -> Bool[Tensor, " images"]:
@@ -308,7 +280,7 @@ def stored_fits(fits: Float[Tensor, "images 16 7"]) -> Float[Tensor, "images 16 
         rmse=error,
         converged=torch.ones_like(error, dtype=torch.bool),
     )
-    return _packed(fit.amplitude, fit.mean, fit.covariance)
+    return packed_gaussian(fit.amplitude, fit.mean, fit.covariance)
 
 
 def fitted(
@@ -321,11 +293,9 @@ def fitted(
     """
     maps = maps.clamp(0, 1)
     maps = maps.where(maps.amax((-2, -1), keepdim=True) > 0, 1e-3)
-    peak = maps.amax((-2, -1))
-    high = maps.where(maps >= LOW * peak[..., None, None], 0)
-    moments = _packed(peak, heatmaps.expectation(high), heatmaps.covariance(high) / KEPT)
+    moments = heatmaps.moments(maps, whole=True)
     fit = fit_gaussian(maps)
-    fits = _packed(fit.amplitude, _within(fit.mean), fit.covariance)
+    fits = packed_gaussian(fit.amplitude, _within(fit.mean), fit.covariance)
     return fits.where(fit.converged[..., None], moments), moments
 
 
@@ -333,16 +303,11 @@ def sure(points: Float[Tensor, "images 16 2"]) -> Float[Tensor, "images 16 6"]:
     """Gaussians of a detector that is sure: amplitude 1, round, 2 px. For 2D poses alone."""
     ones = torch.ones_like(points[..., 0])
     spread = SHARP_PIXELS**2 * torch.eye(2).expand(*points.shape, 2)
-    return _packed(ones, points, spread)
+    return packed_gaussian(ones, points, spread)
 
 
 def _within(mean: Tensor) -> Tensor:
     return mean.clamp(0, CELLS - 1)
-
-
-def _packed(amplitude: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    parts = [amplitude[..., None], mean, covariance[..., 0, :], covariance[..., 1, 1:]]
-    return torch.cat(parts, -1).float()
 
 
 # ------------------------------------------------------------------------ choosing and checking

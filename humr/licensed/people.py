@@ -8,10 +8,8 @@ stored as (y, x, confidence), and the side of a box is stored as `scale`, a 200t
 import gzip
 import io
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from humr.licensed.datasets import LICENSED, DataSet, data_set
 from humr.licensed.images import quantised, to_crop
 from humr.licensed.readers import read_npz
 from humr.skeletons import BODY22, COCO17, Skeleton, index_map
+from humr.storage import TensorRecord
 
 # Samples of ViTPose's heatmaps, one file per person, as the authors of HuMR publish them.
 #
@@ -149,7 +148,7 @@ FAR = 0.1  # of the box side: the median seen detection lies nearer to its label
 
 
 @dataclass(frozen=True)
-class Annotations:
+class Annotations(TensorRecord):
     """Rows of one data set."""
 
     name: str
@@ -170,18 +169,6 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.box)
-
-    def __getitem__(self, index: slice | Tensor) -> "Annotations":
-        """Choose rows: a slice, or a tensor of row numbers or of truth values."""
-        chosen: dict[str, Any] = {}
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if isinstance(values, Tensor):
-                values = values[index]
-            elif isinstance(values, np.ndarray):
-                values = values[index.numpy() if isinstance(index, Tensor) else index]
-            chosen[field.name] = values
-        return Annotations(**chosen)
 
 
 def annotation_path(name: str, *, root: Path = LICENSED) -> Path:
@@ -405,24 +392,6 @@ def _mask_valid(path: Path, arrays: dict[str, np.ndarray], count: int) -> Tensor
 
 WINDOW = (0.75, 1.0)  # half sides of what the detector saw of a box, 192 of 256 px wide
 LEAST_PEAK = 1e-6
-R = TypeVar("R", bound="TensorRecord")
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """Tensors of the same people, one field each."""
-
-    def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
-
-    def __getitem__(self: R, index: slice | Tensor) -> R:
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    @classmethod
-    def join(cls: type[R], parts: Sequence[R]) -> R:
-        """Put people one after another."""
-        names = [f.name for f in fields(cls)]
-        return cls(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
 
 
 @dataclass(frozen=True)

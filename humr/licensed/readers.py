@@ -27,7 +27,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor, nn
 
-from humr.files import DATA, ROOT, existing, shown
+from humr.files import existing, shown
 
 # Weights of other projects: read without running what is in a file, and taken only whole.
 #
@@ -42,18 +42,6 @@ _BROKEN_WEIGHTS = (*_ENDS, UnpicklingError, RuntimeError, OSError, ValueError, K
            AttributeError, AssertionError, OverflowError, MemoryError)  # fmt: skip
 
 
-def label(path: Path) -> str:
-    """Return the path relative to `data` or to the project, else its name.
-
-    Messages and descriptions show it: they say nothing of folders elsewhere.
-    """
-    for whole in (path.resolve(), path.absolute()):  # folders of `data` may be links
-        for folder in (DATA, ROOT):
-            if whole.is_relative_to(folder):
-                return whole.relative_to(folder).as_posix()
-    return path.name
-
-
 def load(path: Path, required: str, known: set[str], *, bare: bool = False) -> dict[str, Any]:
     """Read a file of torch without running what is in it, and check its top level.
 
@@ -64,7 +52,7 @@ def load(path: Path, required: str, known: set[str], *, bare: bool = False) -> d
         bare: whether weights without that key are taken too; they come back below it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {label(path)}: download it and put it there")
+        raise FileNotFoundError(f"no checkpoint {shown(path)}: download it and put it there")
     harmless: Any = [(OrderedDict, "yacs.config.CfgNode")]  # settings; only their values are read
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
@@ -84,7 +72,7 @@ def load(path: Path, required: str, known: set[str], *, bare: bool = False) -> d
     ):
         hint = "" if bare else ", or bare weights"
         raise ValueError(
-            f"{label(path)}: expected {required!r} and at most {sorted(known - {required})} "
+            f"{shown(path)}: expected {required!r} and at most {sorted(known - {required})} "
             f"beside it; got {sorted(map(str, keys))[:12] or type(content).__name__}. Usual "
             f"cause: a checkpoint of another project{hint}"
         )
@@ -103,11 +91,11 @@ def _unreadable(path: Path, reason: str, required: str) -> str:
         lines = [line for line in reason.splitlines() if line and "weights_only" not in line]
         first = lines[0].split(". ")[0].rstrip(".") if lines else "it ends too early"
         return (
-            f"{label(path)} cannot be read as a file of torch: {first}. Usual cause: a broken or "
+            f"{shown(path)} cannot be read as a file of torch: {first}. Usual cause: a broken or "
             "partial download, or a page of a web site saved under this name; get it again"
         )
     return (
-        f"{label(path)} holds {found[1]} beside tensors and plain values; reading that could run "
+        f"{shown(path)} holds {found[1]} beside tensors and plain values; reading that could run "
         "code, so the file is refused. If you trust who made it: read it where its own project "
         f"is installed, and write the weights alone, torch.save({{{required!r}: ...}}, new)"
     )

@@ -14,7 +14,7 @@ import io
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -42,8 +42,9 @@ from humr.licensed.people import (
     size_of,
     write_file,
 )
-from humr.licensed.readers import check, label, load, read_npz
+from humr.licensed.readers import check, load, read_npz
 from humr.skeletons import COCO17
+from humr.storage import TensorRecord
 
 # From ViTPose's heatmaps to places in the photograph: UDP's alignment, DARK's decoding.
 #
@@ -341,7 +342,7 @@ def read_vitpose(path: Path, sizes: Sizes | None = None) -> ViTPose:
     state = load(path, "state_dict", KNOWN, bare=True)["state_dict"]
     with torch.device("meta"):
         model = ViTPose(sizes)
-    check(label(path), state, model.state_dict())
+    check(shown(path), state, model.state_dict())
     model.load_state_dict(state, strict=True, assign=True)  # the file's tensors, not copies
     return model.requires_grad_(requires_grad=False).float()
 
@@ -438,23 +439,12 @@ SAVED = 2000  # people after which the keypoints are saved
 
 
 @dataclass(frozen=True)
-class DetectorInput:
+class DetectorInput(TensorRecord):
     """Some people, ready for the network."""
 
     row: Int[Tensor, " people"]
     images: Float[Tensor, "people 3 256 192"]
     distance: Float[Tensor, "people 256 256"]  # to the mask
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def __getitem__(self, index: slice) -> "DetectorInput":
-        return DetectorInput(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    @classmethod
-    def join(cls, looks: Sequence["DetectorInput"]) -> "DetectorInput":
-        """Put people together."""
-        return cls(*(torch.cat([getattr(x, f.name) for x in looks]) for f in fields(cls)))
 
 
 class Photographs(Dataset[DetectorInput]):

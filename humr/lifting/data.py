@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from humr.devices import constant, to_device
+from humr.devices import constant
 from humr.skeletons import COCO17, CONDITION13, H36M17, MPII16, POSE16, Skeleton
+from humr.storage import TensorRecord
 
 DERIVED: Mapping[str, Mapping[str, float]] = {
     "pelvis": {"left_hip": 0.5, "right_hip": 0.5},
@@ -44,23 +45,13 @@ Hypotheses = Float[Tensor, "batch hypotheses 16 3"]  # many a pose of the same i
 
 
 @dataclass(frozen=True)
-class LiftingBatch:
+class LiftingBatch(TensorRecord):
     """What lifting systems see and learn from."""
 
     pose: Pose  # label
     points: Points  # of the detector
     condition: Float[Tensor, "batch 13 6"]  # amplitude, mean x, y, covariance xx, xy, yy
     target: Float[Tensor, "batch 17 3"]  # label: H36M17, metres, pelvis at 0; for metrics
-
-    def __len__(self) -> int:
-        return len(self.pose)
-
-    def __getitem__(self, index: slice | Tensor) -> "LiftingBatch":
-        return LiftingBatch(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def to(self, device: torch.device | str) -> "LiftingBatch":
-        """Move every tensor."""
-        return to_device(self, device)
 
     def draw(self, count: int, *, generator: torch.Generator, mirror: bool) -> "LiftingBatch":
         """Draw images at random; with `mirror` every other one is swapped left for right."""

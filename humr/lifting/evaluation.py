@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from humr import metrics
+from humr.devices import normal
 from humr.geometry import similarity_align
 from humr.lifting.data import SHARP_PIXELS, LiftingBatch
 from humr.lifting.flow import METRES_PER_PIXEL, target_covariance
@@ -541,8 +542,7 @@ class NoiseBaseline:
     ) -> Float[Tensor, "batch hypotheses 17 3"]:
         """Add noise to the mode."""
         mode = self.lifter.mode(batch)[:, None]
-        where = mode.device if generator is None else generator.device
-        noise = torch.randn(len(mode), count, 17, 3, generator=generator, device=where).to(mode)
+        noise = normal((len(mode), count, 17, 3), mode, generator)
         return mode + torch.einsum("bjkl,bnjl->bnjk", self.factor(batch), noise)
 
     def factor(self, batch: LiftingBatch) -> Float[Tensor, "batch 17 3 3"]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from humr import losses
-from humr.devices import constant, full_precision
+from humr.devices import constant, full_precision, normal
 from humr.flows import Condition, ConditionalFlow, standard_normal_log_prob
 from humr.lifting.config import LiftingModel, LiftingRule, LiftingWeights
 from humr.lifting.data import (
@@ -54,15 +54,6 @@ ON_HYPOTHESES = ("heatmap", "best")  # terms that share the rule's hypotheses
 ESTIMATORS = {"unbiased": losses.mmd, "biased": losses.mmd_biased}
 
 Scores = Callable[[Pose], Float[Tensor, " batch"]]
-
-
-def normal(
-    *shape: int, like: Tensor, generator: torch.Generator | None
-) -> Float[Tensor, "*shape"]:
-    """Draw standard normal noise on the generator's device and move it to that of `like`."""
-    device = like.device if generator is None else generator.device
-    drawn = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
-    return drawn.to(like.device)
 
 
 # ---- the flow, and hypotheses from it
@@ -144,10 +135,10 @@ class LiftingFlow(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Hypotheses:
         """Lift a 2D pose with random latents (and, if `noisy`, random 2D errors)."""
-        z = normal(len(points), count, LATENT, like=points, generator=generator)
+        z = normal((len(points), count, LATENT), points, generator)
         if self.scaled_log_std is None:
             return self.lift(z, points, projected)
-        error = normal(len(points), count, POINTS, like=points, generator=generator)
+        error = normal((len(points), count, POINTS), points, generator)
         return self._join(z, points.flatten(1)[:, None] + self.std * error, projected)
 
     @torch.no_grad()
@@ -476,7 +467,7 @@ class LiftingObjective(nn.Module):
         terms = self._forward_terms(batch, projected, generator)
         terms |= self._inverse_terms(batch, projected, generator)
         if self.weights.nll > 0:
-            offset = OFFSET * normal(len(batch), 1, 3, like=batch.pose, generator=generator)
+            offset = OFFSET * normal((len(batch), 1, 3), batch.pose, generator)
             moved = replace(batch, pose=batch.pose + offset)
             terms["nll"] = nll(self.model.log_prob(moved), POSE).mean()
         return terms
@@ -492,7 +483,7 @@ class LiftingObjective(nn.Module):
         if weights.points > 0:
             terms["points"] = mean_l1(points, batch.points).mean()
         if weights.mmd > 0:
-            noise = normal(len(batch), LATENT, like=z, generator=generator)
+            noise = normal((len(batch), LATENT), z, generator)
             terms["mmd"] = mmd_term(z, points, noise, batch.points, estimator=self.rule.estimator)
         if weights.deterministic > 0:
             back = self.model.lift(z.detach()[:, None], batch.points, projected)[:, 0]

@@ -34,6 +34,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from humr.devices import normal
 from humr.flows import ConditionalFlow, paper_clamp
 from humr.lifting.config import ProposeModel, ProposeRule, ProposeWeights
 from humr.lifting.data import Hypotheses, LiftingBatch, Points, Pose, complete
@@ -51,14 +52,6 @@ TERMS = {
     "end_to_end": {"discriminator": ("discriminator",), "model": PHASE1 + PHASE2},
 }
 Latents = Float[Tensor, "batch hypotheses dim"]
-
-
-def normal_like(
-    like: Tensor, *shape: int, generator: torch.Generator | None
-) -> Float[Tensor, "..."]:
-    """Draw standard normal noise on the generator's device; type and device become `like`'s."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ class Propose(nn.Module):
         if count < 1:
             raise ValueError(f"count must be at least 1 hypothesis; got {count}")
         shape = (len(batch), count, self.config.width)
-        noise = normal_like(batch.points, *shape, generator=generator)
+        noise = normal(shape, batch.points, generator)
         return self.lift(noise, batch.points)
 
     @torch.no_grad()
@@ -451,7 +444,7 @@ class ProposeObjective(nn.Module):
         if group not in self.terms:
             raise ValueError(f"group must be one of {', '.join(self.terms)}; got {group!r}")
         shape = (len(batch), 1, self.model.config.width)
-        noise = normal_like(batch.points, *shape, generator=generator)
+        noise = normal(shape, batch.points, generator)
         if group == "discriminator":
             return {group: self._discriminated(batch, noise).mean()}
         terms = {}
@@ -521,7 +514,7 @@ class ProposeObjective(nn.Module):
         if torch.rand((), generator=own) < self.rule.share:
             return batch.pose.new_zeros(len(batch))
         shape = (len(batch), self.rule.hypotheses, self.model.config.width)
-        noise = normal_like(batch.points, *shape, generator=generator)
+        noise = normal(shape, batch.points, generator)
         with torch.no_grad():
             latents = self.model.reach(noise, batch.points)
             drawn = self.model.instance.decode(latents, batch.points)

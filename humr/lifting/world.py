@@ -6,9 +6,8 @@ has the other five and other subjects, in three groups that are filmed otherwise
 wide-angle lenses near the ground, and people cut by the photograph's borders.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from humr import heatmaps
 from humr.bodies.body import Body
 from humr.config import World
 from humr.geometry import Crop
-from humr.heatmaps import GRID, fit_gaussian
+from humr.heatmaps import GRID, fit_gaussian, packed_gaussian, unpacked_gaussian
 from humr.lifting import evaluation
 from humr.lifting.config import GROUPS, LiftingWorld
 from humr.lifting.data import (
@@ -34,7 +33,7 @@ from humr.lifting.data import (
 )
 from humr.lifting.evaluation import Forecast, Lifter
 from humr.model import Humr
-from humr.storage import Store, read_tensors
+from humr.storage import Store, TensorRecord
 from humr.world import generate
 from humr.world.poses import TEMPLATE_NAMES
 from humr.world.records import Records
@@ -50,7 +49,7 @@ from humr.world.scenes import (
 
 
 @dataclass(frozen=True)
-class LiftingRecords:
+class LiftingRecords(TensorRecord):
     """One split of the lifting world, as it lies on disk."""
 
     joints: Float[Tensor, "images 17 3"]  # H36M17 in camera space, metres
@@ -71,23 +70,6 @@ class LiftingRecords:
     true_keypoints: Float[Tensor, "images 17 2"]
     visibility: UInt8[Tensor, "images 17"]
 
-    def __len__(self) -> int:
-        return len(self.focal)
-
-    def __getitem__(self, index: slice | Tensor) -> "LiftingRecords":
-        return LiftingRecords(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    @classmethod
-    def join(cls, parts: list["LiftingRecords"]) -> "LiftingRecords":
-        """Put records one after another."""
-        names = [f.name for f in fields(cls)]
-        return cls(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
-
-    @classmethod
-    def read(cls, path: Path) -> "LiftingRecords":
-        """Read one shard; every tensor must be there, and none beside them."""
-        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
-
     def gaussians(self, kind: str = "fit") -> Gaussians:
         """Gaussians of the COCO joints, by least squares ("fit") or from "moments".
 
@@ -98,13 +80,12 @@ class LiftingRecords:
             raise ValueError(f"kind must be one of {', '.join(SHARP)}; got {kind!r}")
         fitted = self.converged & (kind == "fit")
         values = torch.where(fitted[..., None], self.fits, self.moments)
-        amplitude, x, y, xx, xy, yy = values.unbind(-1)
+        amplitude, mean, covariance = unpacked_gaussian(values)
         window = Crop(self.window[:, :2], self.window[:, 2], self.window[:, 3])
         cosine, sine = window.roll.cos(), window.roll.sin()
         turn = torch.stack([cosine, -sine, sine, cosine], -1).unflatten(-1, (1, 2, 2))
-        covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
         sharp = torch.where(fitted, SHARP["fit"], SHARP["moments"])
-        cells = torch.stack([x.clamp(0, GRID.width - 1), y.clamp(0, GRID.height - 1)], -1)
+        cells = mean.clamp(0, GRID.width - 1)  # as high as wide
         return Gaussians(
             amplitude,
             window.to_image(GRID.to_crop(cells)),
@@ -131,7 +112,6 @@ DATA_VERSION = 1  # raise it whenever the same configuration would give other im
 SPLITS = ("train", "validation", "test", *GROUPS)
 HELD_OUT_ACTIONS = ("lunge", "reach_up", "star", "kick", "throw")
 ACTIONS = tuple(name for name in TEMPLATE_NAMES if name not in HELD_OUT_ACTIONS)
-TENTH = 0.1  # of the peak: moments are of what lies above
 _BATCH = 20
 
 
@@ -234,28 +214,15 @@ def _records(scene: Scenes, seen: Views) -> LiftingRecords:
         keypoints=keypoints,
         confidence=generate.stacked(found, "confidence").float(),
         peak=generate.stacked(found, "peak").float(),
-        fits=_values(fit.amplitude, fit.mean, fit.covariance),
+        fits=packed_gaussian(fit.amplitude, fit.mean, fit.covariance),
         rmse=fit.rmse.float(),
         converged=fit.converged,
-        moments=_moments(maps),
+        moments=heatmaps.moments(maps, whole=False),
         template=scene.template.to(torch.uint8),
         subject=scene.subject.to(torch.uint8),
         true_keypoints=seen.keypoints_image,
         visibility=seen.visibility.to(torch.uint8),
     )
-
-
-def _moments(maps: torch.Tensor) -> torch.Tensor:
-    """Peak, mean and covariance of what exceeds a tenth of the peak."""
-    peak = maps.amax((-2, -1))
-    high = maps.where(maps >= TENTH * peak[..., None, None], 0)
-    return _values(peak, heatmaps.expectation(high), heatmaps.covariance(high))
-
-
-def _values(peak: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-    """One row per Gaussian: peak, mean x, y, covariance xx, xy, yy."""
-    parts = [peak[..., None], mean, spread[..., 0, :], spread[..., 1, 1:]]
-    return torch.cat(parts, -1).float()
 
 
 def store(config: LiftingWorld) -> Store[LiftingRecords]:

@@ -4,9 +4,8 @@ A `Records` holds one split as tensors, in pixels of the whole photographs. A `B
 network and its objective read: everything in crop coordinates, [-1, 1] across the box.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -16,16 +15,16 @@ from torch.nn.functional import max_pool2d
 from humr import metrics
 from humr.batches import OUTSIDE, SUPERVISION, VISIBLE, Batch, pack_mask, unpack_mask
 from humr.bodies.body import Body
-from humr.devices import to_device
+from humr.devices import normal
 from humr.evaluation import HIPS, Truth
 from humr.geometry import Crop, box_info, matrix_to_sixd, pixel_centres, rotvec_to_matrix
 from humr.heatmaps import GRID
 from humr.model import People
-from humr.storage import read_tensors
+from humr.storage import TensorRecord
 
 
 @dataclass(frozen=True)
-class Records:
+class Records(TensorRecord):
     """One split of the open world in memory."""
 
     rotvec: Float[Tensor, "images 22 3"]
@@ -52,27 +51,6 @@ class Records:
     visibility: UInt8[Tensor, "images 17"]
     person: UInt8[Tensor, "images bytes"]
     occluder: UInt8[Tensor, "images bytes"]
-
-    def __len__(self) -> int:
-        return len(self.focal)
-
-    def __getitem__(self, index: slice | Tensor) -> "Records":
-        return Records(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def to(self, device: torch.device | str) -> "Records":
-        """Move every tensor."""
-        return to_device(self, device)
-
-    @classmethod
-    def join(cls, parts: list["Records"]) -> "Records":
-        """Put records one after another."""
-        names = [f.name for f in fields(cls)]
-        return cls(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
-
-    @classmethod
-    def read(cls, path: Path) -> "Records":
-        """Read one shard; every tensor must be there, and none beside them."""
-        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
 
     @property
     def crop(self) -> Crop:
@@ -156,7 +134,7 @@ class Records:
         mean_x, mean_y, xx, xy, yy = self.moments.unbind(-1)
         covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
         root = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(2).to(covariance))
-        noise = torch.randn(len(self), count, 17, 2, generator=generator).to(root.device)
+        noise = normal((len(self), count, 17, 2), root, generator)
         points = torch.stack([mean_x, mean_y], -1)[:, None] + torch.einsum(
             "bjxy,bnjy->bnjx", root, noise
         )
@@ -186,7 +164,7 @@ class Records:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(TensorRecord):
     """Training records of several splits, with what each image may teach.
 
     Images without 2D labels show nothing that only the renderer knows: their focal length is the
@@ -222,17 +200,10 @@ class Pool:
             raise ValueError(f"images with 3D labels have 2D labels too; got {poses} and {points}")
         return replace(self, has_pose=has_pose, has_points=has_points)
 
-    def to(self, device: torch.device | str) -> "Pool":
-        """Move every tensor: batches are then made there."""
-        return to_device(self, device)
-
     @cached_property
     def _posed(self) -> Int[Tensor, " posed"]:
         """Numbers of the images that show 3D labels, on the CPU, where images are drawn."""
         return self.has_pose.nonzero().flatten().cpu()
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def labelled(self) -> Batch:
         """Every image that shows its 3D labels, in one batch: what statistics are taken of."""

@@ -5,7 +5,7 @@ A scene is a person in a large virtual photograph. Only a window around the pers
 occluders and sensor noise are procedural.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from humr.bodies.body import Body
 from humr.config import World
 from humr.geometry import Crop, pixel_centres, project, rotvec_to_matrix
 from humr.skeletons import COCO17, SMPLX55
+from humr.storage import TensorRecord
 from humr.world.poses import sample_poses
 
 Image = np.ndarray  # (height, width, 3) float32 in 0..1
@@ -40,7 +41,7 @@ _SHOE = ("left_ankle", "right_ankle", "left_foot", "right_foot")
 
 
 @dataclass(frozen=True)
-class Scenes:
+class Scenes(TensorRecord):
     """A batch of scenes; lengths in metres, positions in pixels of the whole photograph."""
 
     rotations: Float[Tensor, "batch 22 3 3"]  # root: body to camera
@@ -52,12 +53,6 @@ class Scenes:
     truncated: Bool[Tensor, " batch"]
     template: Int[Tensor, " batch"]
     subject: Int[Tensor, " batch"]  # among the setting's, or 0
-
-    def __len__(self) -> int:
-        return len(self.focal)
-
-    def __getitem__(self, index: slice) -> "Scenes":
-        return Scenes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @property
     def window(self) -> Crop:

@@ -6,16 +6,13 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from humr.files import DATA
-from humr.licensed import readers
-from humr.licensed.readers import check, fill, label, load
+from humr.licensed.readers import check, fill, load
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
 
@@ -28,28 +25,6 @@ def path(tmp_path):
 def saved(path, content):
     torch.save(content, path)
     return path
-
-
-def test_labels():
-    assert label(DATA / "ckpt" / "x.pth").replace("\\", "/") == "ckpt/x.pth"
-    assert label(DATA.parent / "x.pth") == "x.pth"
-    assert label(DATA.parent / "humr" / "x.pth") == "humr/x.pth"
-
-
-def test_labels_of_relative_paths(monkeypatch, tmp_path):
-    monkeypatch.chdir(DATA.parent)
-    assert label(Path("data/licensed/ckpt/x.ckpt")) == "licensed/ckpt/x.ckpt"
-    assert label(Path("data/../data/x.ckpt")) == "x.ckpt"
-    monkeypatch.chdir(tmp_path)
-    assert label(Path("data/licensed/ckpt/x.ckpt")) == "x.ckpt"  # of another folder
-
-
-def test_labels_where_the_licensed_folder_is_a_link(monkeypatch, tmp_path):
-    (tmp_path / "disk" / "ckpt").mkdir(parents=True)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "licensed").symlink_to(tmp_path / "disk")
-    monkeypatch.setattr(readers, "DATA", tmp_path / "data")
-    assert label(tmp_path / "data/licensed/ckpt/x.ckpt") == "licensed/ckpt/x.ckpt"
 
 
 @pytest.mark.parametrize("extra", [{}, {"meta": {"epoch": 3}}, {"meta": 1, "optimizer": {}}])
@@ -102,7 +77,7 @@ def test_nothing_in_a_file_is_run(path, tmp_path):
 
 
 def test_missing_and_broken_files(path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint net\.pth: download"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint \S*net\.pth: download"):
         load(path, "state_dict", set())
 
 
