@@ -1,6 +1,7 @@
 """Configurations of the two lifting systems: the flow of ICCV 2021, and ProPose."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from humr.config import Training, one_of, require
 
@@ -14,6 +15,12 @@ class LiftingWorld:
     Fifteen pose templates are the "actions"; the others appear in the transfer set only. Subjects
     are body shapes; no split shares one with another.
     """
+
+    tested: ClassVar[tuple[str, ...]] = ("test", *GROUPS)  # splits that models are measured on
+    hard: ClassVar[str] = "test"  # the split whose ambiguous images count as such
+    label: ClassVar[str] = "open world"  # what tables call this world
+    where: ClassVar[str] = "In the open world"  # the same, as a sentence begins
+    groups: ClassVar[dict[str, str]] = dict(zip(GROUPS, GROUPS, strict=True))  # in tables
 
     seed: int = 0
     train: int = 12_000  # images
@@ -37,31 +44,6 @@ class LiftingWorld:
         """Images per split."""
         own = {name: getattr(self, name) for name in ("train", "validation", "test")}
         return own | dict.fromkeys(GROUPS, self.transfer)
-
-    @property
-    def tested(self) -> tuple[str, ...]:
-        """Splits that models are measured on."""
-        return ("test", *GROUPS)
-
-    @property
-    def label(self) -> str:
-        """What tables call this world."""
-        return "open world"
-
-    @property
-    def where(self) -> str:
-        """The same, as a sentence begins."""
-        return "In the open world"
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """What tables call the groups of the transfer set."""
-        return {name: name for name in GROUPS}
-
-    @property
-    def hard(self) -> str:
-        """The split whose ambiguous images count as such."""
-        return "test"
 
 
 @dataclass(frozen=True, kw_only=True)
