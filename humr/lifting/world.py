@@ -4,13 +4,14 @@ The stand-in for Human3.6M has fifteen pose templates as actions. The stand-in f
 has the other five and other subjects, in three groups that are filmed otherwise as well:
 "studio" before a plain background, "rooms" from above with things in the way, "outdoor" with
 wide-angle lenses near the ground, and people cut by the photograph's borders.
+
+For mesh recovery and lifting on the same images there are `shared_images`.
 """
 
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -20,7 +21,6 @@ from humr.bodies.body import Body
 from humr.config import World
 from humr.geometry import Crop
 from humr.heatmaps import GRID, fit_gaussian, packed_gaussian, unpacked_gaussian
-from humr.lifting import evaluation
 from humr.lifting.config import GROUPS, LiftingWorld
 from humr.lifting.data import (
     AMBIGUOUS,
@@ -31,10 +31,17 @@ from humr.lifting.data import (
     as_seen,
     derivation,
 )
-from humr.lifting.evaluation import Forecast, Lifter
+from humr.lifting.evaluation import Forecast
 from humr.model import Humr
 from humr.storage import Store, TensorRecord
-from humr.world import generate
+from humr.world.generate import (
+    detect,
+    in_photograph,
+    records_of,
+    render_batches,
+    stacked,
+    world_assets,
+)
 from humr.world.poses import TEMPLATE_NAMES
 from humr.world.records import Records
 from humr.world.scenes import (
@@ -46,6 +53,11 @@ from humr.world.scenes import (
     draw_scenes,
     view,
 )
+
+DATA_VERSION = 1  # raise it whenever the same configuration would give other images
+SPLITS = ("train", "validation", "test", *GROUPS)
+HELD_OUT_ACTIONS = ("lunge", "reach_up", "star", "kick", "throw")
+ACTIONS = tuple(name for name in TEMPLATE_NAMES if name not in HELD_OUT_ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,23 @@ class LiftingRecords(TensorRecord):
         return as_seen(self.joints, derivation() @ self.keypoints, found, doubled=doubled)
 
 
-DATA_VERSION = 1  # raise it whenever the same configuration would give other images
-SPLITS = ("train", "validation", "test", *GROUPS)
-HELD_OUT_ACTIONS = ("lunge", "reach_up", "star", "kick", "throw")
-ACTIONS = tuple(name for name in TEMPLATE_NAMES if name not in HELD_OUT_ACTIONS)
-_BATCH = 20
+def store(config: LiftingWorld) -> Store[LiftingRecords]:
+    """Return the shards of a lifting world, made or not."""
+    return Store(
+        name="lifting world",
+        config=config,
+        sizes=config.sizes,
+        shard=config.shard,
+        recipe=DATA_VERSION,
+        make=make_shard,
+        read=LiftingRecords.read,
+        join=LiftingRecords.join,
+        folder="lifting",
+        command="world laptop --system lifting",
+    )
+
+
+# ---- how each split is filmed
 
 
 @dataclass(frozen=True)
@@ -135,20 +159,15 @@ def split_setting(config: LiftingWorld, split: str) -> SplitSetting:
         odd=0.0,
     )
     shapes = _subjects(config, split)
-    own = SceneSetting(templates=ACTIONS, subjects=shapes)
-    foreign = {"templates": HELD_OUT_ACTIONS, "subjects": shapes}
+    if split not in GROUPS:
+        return SplitSetting(usual, SceneSetting(templates=ACTIONS, subjects=shapes))
+    foreign = SceneSetting(templates=HELD_OUT_ACTIONS, subjects=shapes)
     if split == "studio":
-        return SplitSetting(
-            replace(usual, occluded=0.0, frontal=0.3), SceneSetting(**foreign), plain=True
-        )
+        return SplitSetting(replace(usual, occluded=0.0, frontal=0.3), foreign, plain=True)
     if split == "rooms":
-        return SplitSetting(
-            replace(usual, occluded=0.5), SceneSetting(**foreign, pitch=(15.0, 40.0))
-        )
-    if split == "outdoor":
-        cameras = SceneSetting(**foreign, focal=(0.45, 0.7), pitch=(-25.0, -5.0))
-        return SplitSetting(replace(usual, truncated=0.2), cameras)
-    return SplitSetting(usual, own)
+        return SplitSetting(replace(usual, occluded=0.5), replace(foreign, pitch=(15.0, 40.0)))
+    cameras = replace(foreign, focal=(0.45, 0.7), pitch=(-25.0, -5.0))
+    return SplitSetting(replace(usual, truncated=0.2), cameras)
 
 
 def _subjects(config: LiftingWorld, split: str) -> torch.Tensor:
@@ -158,53 +177,23 @@ def _subjects(config: LiftingWorld, split: str) -> torch.Tensor:
     return everybody.split(counts)[SPLITS.index(split)]
 
 
-def _seed(config: LiftingWorld, split: str, number: int, *purpose: int) -> list[int]:
-    """Name a stream of random numbers; never ends in 0, since NumPy pads seeds with zeros."""
-    return [config.seed, 98, SPLITS.index(split), number, *purpose, 1]
-
-
-@cache
-def _backgrounds(config: LiftingWorld, split: str) -> np.ndarray:
-    rng = np.random.default_rng(_seed(config, split, 0, 2, 0))
-    if split_setting(config, split).plain:
-        colours = rng.integers(30, 225, (config.backgrounds, 1, 1, 3))
-        return np.broadcast_to(colours, (config.backgrounds, 400, 400, 3)).astype(np.uint8)
-    return background_bank(config.backgrounds, 400, rng=rng)
-
-
-def scenes(config: LiftingWorld, split: str, number: int) -> Scenes:
-    """Draw the scenes of one shard."""
-    count = store(config).length(split, number)
-    rng = np.random.default_rng(_seed(config, split, number, 0, 0))
-    filmed = split_setting(config, split)
-    body = generate.world_assets().body
-    return draw_scenes(count, filmed.world, body, rng=rng, setting=filmed.setting)
-
-
-def views(config: LiftingWorld, split: str, number: int, start: int, stop: int) -> Views:
-    """Render images `start` to `stop` of a shard (the same whichever range they are part of)."""
-    rngs = [np.random.default_rng(_seed(config, split, number, 1, i)) for i in range(start, stop)]
-    chosen, bank = scenes(config, split, number)[start:stop], _backgrounds(config, split)
-    assets = generate.world_assets()
-    filmed = split_setting(config, split).world
-    return view(chosen, filmed, assets.body, assets.wardrobe, bank, rngs=rngs)
+# ---- one shard: draw, render, detect, fit
 
 
 def make_shard(config: LiftingWorld, split: str, number: int) -> LiftingRecords:
     """Draw, render and detect one shard, and fit Gaussians to its heatmaps."""
     drawn, parts = scenes(config, split, number), []
-    for start in range(0, len(drawn), _BATCH):
-        stop = min(start + _BATCH, len(drawn))
+    for start, stop in render_batches(len(drawn)):
         parts.append(_records(drawn[start:stop], views(config, split, number, start, stop)))
     return LiftingRecords.join(parts)
 
 
 def _records(scene: Scenes, seen: Views) -> LiftingRecords:
-    found = generate.detect(scene, seen.images)
-    window, keypoints = generate.in_photograph(found, scene, seen.images.shape[1])
-    maps = generate.stacked(found, "heatmaps")
+    found = detect(scene, seen.images)
+    window, keypoints = in_photograph(found, scene, seen.images.shape[1])
+    maps = stacked(found, "heatmaps")
     fit = fit_gaussian(maps)
-    joints = generate.world_assets().body.keypoints(scene.rotations, scene.betas, "h36m17")
+    joints = world_assets().body.keypoints(scene.rotations, scene.betas, "h36m17")
     return LiftingRecords(
         joints=joints + scene.translation[:, None],
         focal=scene.focal,
@@ -212,8 +201,8 @@ def _records(scene: Scenes, seen: Views) -> LiftingRecords:
         box=scene.box,
         window=window,
         keypoints=keypoints,
-        confidence=generate.stacked(found, "confidence").float(),
-        peak=generate.stacked(found, "peak").float(),
+        confidence=stacked(found, "confidence").float(),
+        peak=stacked(found, "peak").float(),
         fits=packed_gaussian(fit.amplitude, fit.mean, fit.covariance),
         rmse=fit.rmse.float(),
         converged=fit.converged,
@@ -225,44 +214,48 @@ def _records(scene: Scenes, seen: Views) -> LiftingRecords:
     )
 
 
-def store(config: LiftingWorld) -> Store[LiftingRecords]:
-    """Return the shards of a lifting world, made or not."""
-    return Store(
-        name="lifting world",
-        config=config,
-        sizes=config.sizes,
-        shard=config.shard,
-        recipe=DATA_VERSION,
-        make=make_shard,
-        read=LiftingRecords.read,
-        join=LiftingRecords.join,
-        folder="lifting",
-        command="world laptop --system lifting",
-    )
+def scenes(config: LiftingWorld, split: str, number: int) -> Scenes:
+    """Draw the scenes of one shard."""
+    count = store(config).length(split, number)
+    rng = np.random.default_rng(_seed(config, split, number, 0, 0))
+    filmed = split_setting(config, split)
+    body = world_assets().body
+    return draw_scenes(count, filmed.world, body, rng=rng, setting=filmed.setting)
 
 
-# Mesh recovery and lifting on the same images, with the same measures.
-#
-# A mesh model reads records of the open world: features, masks and heatmap samples, which the
-# lifting world does not keep. Its images are made again here, pixel by pixel the same, and given
-# to the detector once more. Poses of the mesh model are then brought into the axes of lifting:
-# the 17 joints of Human3.6M, camera axes with y up and z towards the camera, pelvis at the
-# origin.
+def views(config: LiftingWorld, split: str, number: int, start: int, stop: int) -> Views:
+    """Render images `start` to `stop` of a shard (the same whichever range they are part of)."""
+    rngs = [np.random.default_rng(_seed(config, split, number, 1, i)) for i in range(start, stop)]
+    chosen, bank = scenes(config, split, number)[start:stop], _backgrounds(config, split)
+    assets = world_assets()
+    filmed = split_setting(config, split).world
+    return view(chosen, filmed, assets.body, assets.wardrobe, bank, rngs=rngs)
 
 
-MEASURED = (evaluation.accuracy, evaluation.scores, evaluation.spreads, evaluation.reliability)
+@cache
+def _backgrounds(config: LiftingWorld, split: str) -> np.ndarray:
+    rng = np.random.default_rng(_seed(config, split, 0, 2, 0))
+    if split_setting(config, split).plain:
+        colours = rng.integers(30, 225, (config.backgrounds, 1, 1, 3))
+        return np.broadcast_to(colours, (config.backgrounds, 400, 400, 3)).astype(np.uint8)
+    return background_bank(config.backgrounds, 400, rng=rng)
+
+
+def _seed(config: LiftingWorld, split: str, number: int, *purpose: int) -> list[int]:
+    """Name a stream of random numbers; never ends in 0, since NumPy pads seeds with zeros."""
+    return [config.seed, 98, SPLITS.index(split), number, *purpose, 1]
+
+
+# ---- the same images for mesh recovery
 
 
 @dataclass(frozen=True)
-class SharedImages:
+class SharedImages(TensorRecord):
     """The first images of a split of the lifting world, as each kind of system sees them."""
 
     lifting: LiftingRecords
     mesh: Records
     pictures: UInt8[np.ndarray, "images size size 3"]  # the rendered windows
-
-    def __len__(self) -> int:
-        return len(self.lifting)
 
 
 def shared_images(
@@ -270,32 +263,21 @@ def shared_images(
 ) -> SharedImages:
     """Make the first images of a split once more, for both kinds of systems.
 
-    Args:
-        config: a lifting world; missing shards of the split are made.
-        split: e.g. "test".
-        count: images, at most those of the first shard.
-        generator: for samples of the heatmaps, which a mesh model may read.
+    A mesh model reads records of the open world: features, masks and heatmap samples (drawn with
+    `generator`), which the lifting world does not keep. So images of the first shard are made
+    again, pixel by pixel the same, and given to the detector once more.
     """
-    shards = store(config)
-    length = shards.length(split, 0)
+    length = store(config).length(split, 0)
     if not 1 <= count <= length:
         raise ValueError(f"count must lie in 1..{length}, the images of a shard; got {count}")
-    shards.generate(splits=[split])
+    kept = store(config).make_and_load(split)[slice(0, count)]
     filmed = split_setting(config, split).world
     people, parts, pictures = scenes(config, split, 0), [], []
-    for start in range(0, count, _BATCH):
-        stop = min(start + _BATCH, count)
+    for start, stop in render_batches(count):
         seen = views(config, split, 0, start, stop)
-        parts.append(generate.records_of(people[start:stop], seen, filmed, generator))
+        parts.append(records_of(people[start:stop], seen, filmed, generator))
         pictures.append(seen.images)
-    kept = shards.load(split)[slice(0, count)]
     return SharedImages(kept, Records.join(parts), np.concatenate(pictures))
-
-
-def upright(joints: Float[Tensor, "*batch 17 3"]) -> Float[Tensor, "*batch 17 3"]:
-    """Turn H36M17 joints in camera space into lifting's axes, the pelvis at the origin."""
-    turned = joints * joints.new_tensor([1, -1, -1])
-    return turned - turned[..., :1, :]
 
 
 @torch.no_grad()
@@ -305,8 +287,8 @@ def of_mesh_model(
     """Draw hypotheses of a mesh model as 17 joints; the target is the lifting systems'."""
     modes, samples = [], []
     device = next(model.parameters()).device
-    for start in range(0, len(images), _BATCH):
-        some = images.mesh[slice(start, start + _BATCH)]
+    for start, stop in render_batches(len(images)):
+        some = images.mesh[slice(start, stop)]
         batch = some.batch(samples=max(1, model.heatmap_samples), generator=generator).to(device)
         drawn = model.sample(batch, count, generator=generator)
         modes.append(upright(drawn.mode.keypoints(body, "h36m17")).cpu())
@@ -315,21 +297,7 @@ def of_mesh_model(
     return Forecast(torch.cat(modes), torch.cat(samples), target)
 
 
-@torch.no_grad()
-def of_lifter(
-    model: Lifter, batch: LiftingBatch, count: int, *, generator: torch.Generator
-) -> Forecast:
-    """Draw hypotheses of a lifting system; `batch` as the system was told to read heatmaps."""
-    drawn = model.sample(batch, count, generator=generator)
-    return Forecast(model.mode(batch), drawn, batch.target)
-
-
-@torch.no_grad()
-def measured(drawn: Forecast, images: SharedImages) -> pd.DataFrame:
-    """One row per image with the columns of `lifting_evaluation.evaluate`, as far as all have."""
-    columns = {name: value for part in MEASURED for name, value in part(drawn).items()}
-    table = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-    template = images.lifting.template.int().tolist()
-    table.insert(0, "action", [TEMPLATE_NAMES[index] for index in template])
-    table.insert(0, "image", range(len(table)))
-    return table
+def upright(joints: Float[Tensor, "*batch 17 3"]) -> Float[Tensor, "*batch 17 3"]:
+    """Turn H36M17 joints in camera space into lifting's axes, the pelvis at the origin."""
+    turned = joints * joints.new_tensor([1, -1, -1])
+    return turned - turned[..., :1, :]

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from humr import storage
-from humr.lifting import world
+from humr.lifting import evaluation, world
 from humr.lifting.config import LiftingWorld
-from humr.lifting.evaluation import evaluate
 
 WORLD = LiftingWorld(
     train=3, validation=3, test=3, transfer=3, shard=3, window=128, backgrounds=2,
@@ -50,10 +49,10 @@ def test_a_mesh_model_is_measured_like_a_lifter(images, body, upright, generator
     assert drawn.mode.shape == (2, 17, 3)
     assert drawn.samples.shape == (2, 20, 17, 3)
     assert torch.equal(drawn.target, images.lifting.batch().target)
-    rows = world.measured(drawn, images)
-    assert len(rows) == 2
-    assert np.isfinite(rows["cover90_z"]).all()
-    assert (rows["mpjpe_best"] <= rows["mpjpe_sample"]).all()
+    found = evaluation.measures(drawn)
+    assert found["cover90_z"].shape == (2,)
+    assert found["cover90_z"].isfinite().all()
+    assert (found["mpjpe_best"] <= found["mpjpe_sample"]).all()
 
 
 class Still:
@@ -71,13 +70,12 @@ class Still:
 def test_a_lifter_gets_the_numbers_of_the_usual_evaluation(images):
     generator = torch.Generator().manual_seed(0)
     batch = images.lifting.batch()
-    drawn = world.of_lifter(Still(), batch, 20, generator=generator)
-    rows = world.measured(drawn, images)
-    usual = evaluate(Still(), images.lifting, hypotheses=20, seed=0)
-    assert (rows["mpjpe_mode"] == 0).all()
+    found = evaluation.measures(evaluation.forecast(Still(), batch, 20, generator=generator))
+    usual = evaluation.evaluate(Still(), images.lifting, hypotheses=20, seed=0)
+    assert (found["mpjpe_mode"] == 0).all()
     for name in ("mpjpe_best", "energy_score", "spread_z", "cover50_x"):
-        np.testing.assert_allclose(rows[name], usual[name], rtol=1e-5)
-    assert list(rows["action"]) == list(usual["action"])
+        np.testing.assert_allclose(found[name], usual[name], rtol=1e-5)
+    assert list(images.lifting.action) == list(usual["action"])
 
 
 def test_images_beyond_the_first_shard_are_refused(generator):
