@@ -94,15 +94,15 @@ def data(python: str, options: argparse.Namespace) -> int:
         return call(python, "humr.licensed.inventory")
     if options.action == "samples":
         return call(python, "humr.licensed.vitpose", *options.rest)
-    for row in files.status():
-        size = int(row["bytes"]) / 1e6
-        say(f"{row['state']:<11} {row['name']:<15} {size:5.1f} MB  {row['licence']}")
+    for name, state in files.detector_states().items():
+        size = files.DETECTOR_FILES[name].bytes / 1e6
+        say(f"{state:<11} {name:<15} {size:5.1f} MB  Apache-2.0")
     return int(absent())
 
 
 def absent() -> bool:
     """Tell whether a file of the detector is missing or wrong."""
-    return any(row["state"] != "ok" for row in files.status())
+    return set(files.detector_states().values()) != {"ok"}
 
 
 def fetch(python: str) -> int:
@@ -113,7 +113,7 @@ def fetch(python: str) -> int:
     say("Fetching the detector's two files (once, about 36 MB)")
     code = (
         "from humr import files\n"
-        "try: files.fetch()\n"
+        "try: files.fetch_detector()\n"
         "except (RuntimeError, ValueError) as error: raise SystemExit(f'humr: {error}')"
     )
     return subprocess.call([python, "-c", code], env=environment.variables(python), cwd=ROOT)

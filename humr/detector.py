@@ -333,11 +333,11 @@ class Detector:
         self.person_network, self.pose_network = person_network, pose_network
 
     @classmethod
-    def load(cls, *, folder: Path = files.FOLDER, threads: int = 1) -> "Detector":
-        """Load the networks from the checked files (`humr.files.fetch` brings them)."""
-        person = Network(files.find_asset("pose_detection", folder=folder), threads=threads)
+    def load(cls, *, folder: Path = files.DETECTOR_FOLDER, threads: int = 1) -> "Detector":
+        """Load the networks from the checked files (`humr.files.fetch_detector` brings them)."""
+        person = Network(files.detector_file("pose_detection", folder=folder), threads=threads)
         pose = Network(
-            files.find_asset("pose_landmark", folder=folder), threads=threads, inner=True
+            files.detector_file("pose_landmark", folder=folder), threads=threads, inner=True
         )
         return cls(person, pose)
 

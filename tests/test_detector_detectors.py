@@ -371,4 +371,4 @@ def test_calibrated_heatmaps_of_the_photo(detection):
     width = heatmaps.covariance(detection.probabilities).diagonal(dim1=-2, dim2=-1).sum(-1)
     knee, nose = COCO17.index("left_knee"), COCO17.index("nose")
     assert width[knee] > 2 * width[nose]
-    assert files.find_asset("pose_landmark").is_file()
+    assert files.detector_file("pose_landmark").is_file()

@@ -1,3 +1,5 @@
+"""Tests of humr.files: the two fetched files of the detector."""
+
 import subprocess
 import zipfile
 from hashlib import sha256
@@ -17,16 +19,16 @@ def wheel(tmp_path, monkeypatch):
         for name, content in CONTENT.items():
             archive.writestr(f"inside/{name}.tflite", content)
     table = {
-        name: files.Asset(f"inside/{name}.tflite", len(content), sha256(content).hexdigest())
-        for name, content in CONTENT.items()
+        name: files.DetectorFile(f"inside/{name}.tflite", len(data), sha256(data).hexdigest())
+        for name, data in CONTENT.items()
     }
-    monkeypatch.setattr(files, "ASSETS", table)
-    monkeypatch.setattr(files, "WHEEL_SHA256", files.sha256_of(path))
+    monkeypatch.setattr(files, "DETECTOR_FILES", table)
+    monkeypatch.setattr(files, "DETECTOR_WHEEL_SHA256", files.digest(path))
     return path
 
 
 def states(folder):
-    return [row["state"] for row in files.status(folder=folder)]
+    return list(files.detector_states(folder=folder).values())
 
 
 def refuse(*_, **__):
@@ -36,23 +38,23 @@ def refuse(*_, **__):
 def test_fetch_brings_checked_files_and_nothing_else(wheel, tmp_path):
     folder = tmp_path / "detector"
     assert states(folder) == ["missing", "missing"]
-    paths = files.fetch(folder=folder, wheel=wheel)
+    paths = files.fetch_detector(folder=folder, wheel=wheel)
     assert {path.read_bytes() for path in paths} == set(CONTENT.values())
     assert states(folder) == ["ok", "ok"]
     assert sorted(folder.iterdir()) == sorted(paths)
 
 
 def test_fetch_again_needs_no_network(wheel, tmp_path, monkeypatch):
-    files.fetch(folder=tmp_path, wheel=wheel)
-    monkeypatch.setattr(files, "_download", refuse)
-    assert len(files.fetch(folder=tmp_path)) == 2
+    files.fetch_detector(folder=tmp_path, wheel=wheel)
+    monkeypatch.setattr(files, "_download_wheel", refuse)
+    assert len(files.fetch_detector(folder=tmp_path)) == 2
 
 
 def test_fetch_repairs_a_changed_file(wheel, tmp_path):
-    path = files.fetch(folder=tmp_path, wheel=wheel)[0]
+    path = files.fetch_detector(folder=tmp_path, wheel=wheel)[0]
     path.write_bytes(b"broken")
     assert states(tmp_path) == ["wrong hash", "ok"]
-    files.fetch(folder=tmp_path, wheel=wheel)
+    files.fetch_detector(folder=tmp_path, wheel=wheel)
     assert states(tmp_path) == ["ok", "ok"]
 
 
@@ -62,33 +64,33 @@ def test_wrong_wheel_writes_nothing(wheel, tmp_path):
     with pytest.raises(
         ValueError, match=r"wrong SHA-256: expected [0-9a-f]{64}, got [0-9a-f]{64}"
     ):
-        files.fetch(folder=folder, wheel=wheel)
+        files.fetch_detector(folder=folder, wheel=wheel)
     assert not folder.exists()
 
 
 def test_wrong_member_leaves_no_part(wheel, tmp_path, monkeypatch):
-    wrong = files.Asset("inside/one.tflite", 1, "0" * 64)
-    monkeypatch.setattr(files, "ASSETS", {"one": wrong})
+    wrong = files.DetectorFile("inside/one.tflite", 1, "0" * 64)
+    monkeypatch.setattr(files, "DETECTOR_FILES", {"one": wrong})
     folder = tmp_path / "detector"
     with pytest.raises(ValueError, match="wrong SHA-256"):
-        files.fetch(folder=folder, wheel=wheel)
+        files.fetch_detector(folder=folder, wheel=wheel)
     assert list(folder.iterdir()) == []
 
 
 def test_find_says_how_to_get_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="python3 -m humr data fetch"):
-        files.find_asset("pose_landmark", folder=tmp_path)
+        files.detector_file("pose_landmark", folder=tmp_path)
 
 
 def test_find_refuses_a_changed_file(wheel, tmp_path):
-    files.fetch(folder=tmp_path, wheel=wheel)[0].write_bytes(b"broken")
+    files.fetch_detector(folder=tmp_path, wheel=wheel)[0].write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"(?s)wrong SHA-256.*python3 -m humr data fetch"):
-        files.find_asset("one", folder=tmp_path)
+        files.detector_file("one", folder=tmp_path)
 
 
 def test_find_refuses_an_unknown_name():
-    with pytest.raises(ValueError, match="unknown asset 'hands'; known are pose_landmark"):
-        files.find_asset("hands")
+    with pytest.raises(ValueError, match="unknown network 'hands'; known are pose_landmark"):
+        files.detector_file("hands")
 
 
 @pytest.mark.usefixtures("wheel")
@@ -98,7 +100,7 @@ def test_failed_download_says_why(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(RuntimeError, match="no route to host"):
-        files.fetch(folder=tmp_path / "detector")
+        files.fetch_detector(folder=tmp_path / "detector")
 
 
 def test_download_asks_for_the_wheel_alone(wheel, tmp_path, monkeypatch):
@@ -113,6 +115,6 @@ def test_download_asks_for_the_wheel_alone(wheel, tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", copy)
-    files.fetch(folder=tmp_path / "detector")
-    assert {"--no-deps", "--only-binary=:all:", files.WHEEL} <= set(asked)
+    files.fetch_detector(folder=tmp_path / "detector")
+    assert {"--no-deps", "--only-binary=:all:", files.DETECTOR_WHEEL} <= set(asked)
     assert states(tmp_path / "detector") == ["ok", "ok"]
