@@ -43,7 +43,7 @@ from humr.licensed.people import (
     read_images,
     well_detected,
 )
-from humr.licensed.readers import headers, load, read_dictionary, read_npy
+from humr.licensed.readers import load, npz_shapes, read_dictionary, read_npy
 from humr.licensed.vitpose import KNOWN
 
 # Looks at licensed files: each function returns a remark, or says by `ValueError` what is wrong.
@@ -57,7 +57,7 @@ Shapes = Mapping[str, Shape]
 
 def npz_file(path: Path, *, shapes: Shapes) -> str:
     """An .npz file with these arrays and perhaps more."""
-    found = {key: header.shape for key, header in headers(path).items()}
+    found = npz_shapes(path)
     contains(path, found, shapes)
     return f"{size(path)}, {len(found)} arrays"
 
@@ -78,7 +78,7 @@ def pickle_file(path: Path, *, shapes: Shapes) -> str:
 
 def hdf5_file(path: Path, *, shapes: Shapes) -> str:
     """An HDF5 file with these arrays, or columns of tables, and perhaps more."""
-    contains(path, readers.shapes(path), shapes)
+    contains(path, readers.hdf5_shapes(path), shapes)
     return size(path)
 
 
@@ -291,7 +291,7 @@ def _chosen(people: Annotations) -> Bool[Tensor, " people"]:
 def _rows(name: str, root: Path) -> int | None:
     """Count the rows; None without annotations, of which their own entry tells."""
     try:
-        (count,) = headers(annotation_path(name, root=root))["imgname"].shape
+        (count,) = npz_shapes(annotation_path(name, root=root))["imgname"]
     except (FileNotFoundError, KeyError, ValueError):
         return None
     return count

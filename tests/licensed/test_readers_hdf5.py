@@ -25,7 +25,7 @@ def test_arrays_and_columns(path):
 
 
 def test_shapes_of_arrays_and_columns(path):
-    assert readers.shapes(path) == {
+    assert readers.hdf5_shapes(path) == {
         "group/table": (7,), "group/table/name": (7,), "group/table/value": (7, 2),
         "plain": (2, 3),
     }  # fmt: skip
