@@ -1,16 +1,17 @@
-"""Charts of comparisons: each function draws one table of `comparisons` into the axes it is given.
+"""Charts: points in a crop, calibration, and tables of variants with their intervals.
 
-Rows of a chart are variants, from top to bottom in the order of the table. A filled mark has an
-interval over images and over training again. A hollow one is of a single seed: its interval covers
-the choice of test images only, and supports no conclusion. Figures, titles and what the rows are
-called is the business of the caller. Of several test sets (`sets`) each has rows of
-its own.
+Every function draws into the axes that it is given and returns them; figures, titles and names of
+rows are up to the caller. In charts of `statistics`, rows are variants in the order of the table,
+of several test sets each with rows of its own. A filled mark has an interval over images and over
+training again. A hollow one is of a single seed: its interval covers the choice of test images
+only, and supports no conclusion. People are drawn in `posteriors` and `lifting`.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
@@ -24,12 +25,6 @@ from humr.experiments.statistics import DATASET, ONE_SEED, means
 from humr.experiments.tables import metric as metric_of
 from humr.experiments.tables import quantity
 
-# Diagrams of samples and calibration: each function draws into the axes it is given.
-#
-# They neither create nor save nor title figures, and compute nothing but the reduction they
-# draw. Pictures of people are in `figures`.
-
-
 COLOURS = {  # one colour per role
     "target": "#555555",
     "predicted": "#0072B2",
@@ -38,6 +33,8 @@ COLOURS = {  # one colour per role
     "other": "#CC79A7",
     "person": "#E8DCC8",
 }
+
+# --------------------------------------------------------------- points in a crop
 
 
 def crop_axes(ax: Axes, *, limit: float = 1.0) -> Axes:
@@ -54,6 +51,13 @@ def cloud(
     """Draw a set of 2D points in the colour of its role."""
     x, y = points.detach().cpu().T
     ax.plot(x, y, "o", color=COLOURS[role], alpha=0.6, markeredgewidth=0, label=label)
+    return ax
+
+
+def star(ax: Axes, point: Float[Tensor, "2"]) -> Axes:
+    """Mark the truth."""
+    ax.plot(*point.tolist(), "*", color="gold", markersize=9, markeredgecolor="black",
+            markeredgewidth=0.7, zorder=4)  # fmt: skip
     return ax
 
 
@@ -86,6 +90,9 @@ def mask_image(ax: Axes, mask: Bool[Tensor, "rows rows"]) -> AxesImage:
     return ax.imshow(shade, extent=(-1, 1, 1, -1), zorder=0)
 
 
+# --------------------------------------------------------------- samples and calibration
+
+
 def best_of_curve(
     ax: Axes, errors: Mapping[str, Float[Tensor, "images hypotheses"]], counts: Sequence[int]
 ) -> Axes:
@@ -97,27 +104,28 @@ def best_of_curve(
     return ax
 
 
-def coverage_curve(
-    ax: Axes, regions: Mapping[str, Float[Tensor, " images"]], levels: Sequence[float]
-) -> Axes:
-    """Draw how often the truth lies in the region of each level; the diagonal is calibrated."""
+def coverage_curve(ax: Axes, regions: Mapping[str, Float[Tensor, " images"]]) -> Axes:
+    """Draw how often the truth lies in the region of each level; the diagonal is calibrated.
+
+    Args:
+        ax: axes.
+        regions: level of the smallest region with the truth in it (`metrics.distance_rank`), of
+            every image.
+    """
     ax.plot([0, 1], [0, 1], color=COLOURS["target"], linewidth=1, linestyle=":")
     for name, smallest_region in regions.items():
-        ax.plot(levels, metrics.coverage(smallest_region, levels).cpu(), label=name)
+        sns.ecdfplot(smallest_region.cpu().numpy(), label=name, ax=ax)
     ax.set(xlabel="region says", ylabel="truth inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return ax
 
 
 def rank_deviation(
-    ax: Axes,
-    transformed: Mapping[str, Float[Tensor, " images"]],
-    *,
-    rng: np.random.Generator,
+    ax: Axes, transformed: Mapping[str, Float[Tensor, " images"]], *, rng: np.random.Generator
 ) -> Axes:
     """Draw the distribution of ranks minus the uniform one, with a simultaneous 95 % band.
 
-    Values are `calibration.pit`s. First below and then above 0: too wide; the reverse: too
-    narrow; on one side only: biased.
+    Values are `metrics.pit`s. First below and then above 0: too wide; the reverse: too narrow; on
+    one side only: biased.
     """
     points = np.linspace(0.02, 0.98, 49)
     count = len(next(iter(transformed.values())))
@@ -130,6 +138,9 @@ def rank_deviation(
     return ax
 
 
+# --------------------------------------------------------------- tables of variants
+
+
 def forest(
     ax: Axes,
     differences: pd.DataFrame,
@@ -140,26 +151,26 @@ def forest(
 ) -> Axes:
     """Draw estimates with intervals, one row per variant, around a line at `origin`.
 
-    Of `differences`, green means better than the reference with the whole interval, orange worse
-    with the whole interval, grey that the interval holds 0; blue replaces green and orange where
-    neither direction is good (spread). Of `means` everything is blue.
+    Of `statistics.differences`, green means better than the reference with the whole interval,
+    orange worse with the whole interval, grey that the interval holds 0; blue replaces green and
+    orange where neither direction is good (spread). Of `statistics.means` everything is blue.
 
     Args:
         ax: axes of its own, or that share their rows (`plt.subplots(1, 3, sharey=True)`).
-        differences: from `tables.differences` or `tables.means`; only rows of `metric` count,
-            one per variant.
+        differences: only rows of `metric` count, one per variant.
         metric: a column of the rows, e.g. "energy_score".
         labels: what to call the variants; default: their names.
         origin: where the line is; for coverages the level.
     """
-    table = _of_metric(differences, metric)
-    for row, line in enumerate(table.to_dict("records")):
-        colour = _colour(line, metric) if "reference" in table else COLOURS["predicted"]
-        _mark(ax, float(row), line, colour)
+    table, name = _of_metric(differences, metric), quantity(metric)
+    sign = metric_of(metric).direction
+    roles = ["predicted"] * len(table)
+    if "reference" in table:
+        roles = [_verdict(line, sign) for line in table.to_dict("records")]
+        name += {-1: "\n← better", 0: "", 1: "\nbetter →"}[sign]
+    _intervals(ax, table.assign(role=roles, row=range(len(table))))
     ax.axvline(origin, color=COLOURS["target"], linewidth=1, zorder=0)
-    way = {-1: "\n← better", 0: "", 1: "\nbetter →"}
-    arrow = way[metric_of(metric).direction] if "reference" in table else ""
-    ax.set_xlabel(quantity(metric) + arrow)
+    ax.set_xlabel(name)
     return _name_rows(ax, table, labels)
 
 
@@ -170,37 +181,66 @@ def dumbbells(
     *,
     labels: Mapping[str, str] | None = None,
 ) -> Axes:
-    """Draw two or more metrics of every variant on one row, joined by a line, with intervals.
+    """Draw two to four metrics of every variant on one row, joined by a bar, with intervals.
 
     Args:
         ax: axes; they get a legend above.
-        means: from `tables.means`; one row per variant and metric.
+        means: from `statistics.means`; one row per variant and metric.
         metrics: column of the rows -> what the legend calls it; all in the same unit.
         labels: what to call the variants; default: their names.
     """
     tables = [_of_metric(means, metric) for metric in metrics]
-    names = _rows_of(tables[0])
-    if any(_rows_of(table) != names for table in tables):
+    if any(_rows_of(table) != _rows_of(tables[0]) for table in tables):
         raise ValueError(
             "the variants of all metrics must come in the same order; sort by variant"
         )
-    values = np.array([table["estimate"] for table in tables], float)
-    for row, (low, high) in enumerate(zip(values.min(0), values.max(0), strict=True)):
-        ax.plot([low, high], [row, row], color="0.9", linewidth=6, zorder=1)
-    colours = [COLOURS[role] for role in ("predicted", "other", "good", "target")]
+    roles = ["predicted", "other", "good", "target"][: len(tables)]
     beside = 0.14 * (np.arange(len(tables)) - (len(tables) - 1) / 2)  # intervals may overlap
-    for colour, table, shift in zip(colours, tables, beside, strict=False):
-        for row, line in enumerate(table.to_dict("records")):
-            _mark(ax, row + float(shift), line, colour)
+    rows = np.arange(len(tables[0]))
+    values = np.array([table["estimate"] for table in tables], float)
+    ax.hlines(rows, values.min(0), values.max(0), color="0.9", linewidth=6, zorder=1)
+    parts = zip(tables, roles, beside, strict=True)
+    _intervals(ax, pd.concat([t.assign(role=r, row=rows + shift) for t, r, shift in parts]))
+    ax.set_xlabel("")
     keys = [
-        Line2D([], [], color=colour, marker="o", linewidth=0, label=label)
-        for colour, label in zip(colours, metrics.values(), strict=False)
+        Line2D([], [], color=COLOURS[role], marker="o", linewidth=0, label=label)
+        for role, label in zip(roles, metrics.values(), strict=True)
     ]
     ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(keys))
     return _name_rows(ax, tables[0], labels)
 
 
-# ----------------------------------------------------------------------- parts
+def means_by(rows: pd.DataFrame, column: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """Means with intervals (`statistics.means`) for each value of a column, e.g. n."""
+    parts = []
+    for value, part in rows.groupby(column, sort=True):
+        defined = [name for name in metrics if len(part[name].dropna())]
+        parts.append(means(part, defined).assign(**{column: value}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def band(
+    ax: Axes, table: pd.DataFrame, metric: str, *, x: str = "n", role: str, label: str
+) -> Axes:
+    """Draw one metric of one model against a column, with its interval as a band.
+
+    Args:
+        ax: axes, whose x axis becomes logarithmic.
+        table: rows of `means_by`: one per value of the column `x`.
+        metric: a column of the rows that were averaged.
+        x: what runs from left to right.
+        role: colour, see `COLOURS`.
+        label: for the legend.
+    """
+    part = table.query("metric == @metric").sort_values(x)
+    if part.empty or part[x].duplicated().any():
+        raise ValueError(f"one row per {x} expected for {metric!r}; got {len(part)} rows: filter")
+    colour, hollow = COLOURS[role], set(part["note"]) == {ONE_SEED}
+    face = "white" if hollow else colour
+    ax.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
+    ax.plot(part[x], part["estimate"], "o-", color=colour, markerfacecolor=face, label=label)
+    ax.set_xscale("log")
+    return ax
 
 
 def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -218,19 +258,24 @@ def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return found
 
 
-def _colour(line: Mapping, metric: str) -> str:
-    """Colour of a difference: green better, orange worse, grey undecided, blue no matter."""
+def _verdict(line: Mapping, sign: int) -> str:
+    """Role of a difference: better, worse, undecided, or no matter (`sign` 0)."""
     if not (line["low"] > 0 or line["high"] < 0):
-        return COLOURS["target"]
-    role = {-1: "wrong", 0: "predicted", 1: "good"}
-    return COLOURS[role[int(metric_of(metric).direction * np.sign(line["estimate"]))]]
+        return "target"
+    return {-1: "wrong", 0: "predicted", 1: "good"}[int(sign * np.sign(line["estimate"]))]
 
 
-def _mark(ax: Axes, row: float, line: Mapping, colour: str) -> None:
-    """One estimate with its interval; hollow if a single seed is all there is."""
-    ax.plot([line["low"], line["high"]], [row, row], color=colour, zorder=2)
-    face = "white" if line.get("note") == ONE_SEED else colour
-    ax.plot(line["estimate"], row, "o", color=colour, markerfacecolor=face, zorder=3)
+def _intervals(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw estimates with their intervals at each `row`, in the colour of the `role`."""
+    table = table.assign(face=np.where(table["note"] == ONE_SEED, "white", "auto"))
+    for face, part in table.groupby("face"):
+        sns.pointplot(
+            part.melt(["row", "role"], ["low", "estimate", "high"]), x="value", y="row",
+            estimator="median", errorbar=("pi", 100),  # of low, estimate and high: these three
+            hue="role", palette=COLOURS, orient="y", native_scale=True, legend=False, ax=ax,
+            linestyle="none", markersize=4, markeredgewidth=1, markerfacecolor=face, zorder=3,
+            err_kws={"linewidth": 1.6, "zorder": 2},
+        )  # fmt: skip
 
 
 def _rows_of(table: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -243,44 +288,7 @@ def _rows_of(table: pd.DataFrame) -> list[tuple[str, ...]]:
 def _name_rows(ax: Axes, table: pd.DataFrame, labels: Mapping[str, str] | None) -> Axes:
     texts = [", ".join([(labels or {}).get(v, v), *of]) for v, *of in _rows_of(table)]
     ax.set_yticks(range(len(texts)), texts)
-    ax.set_ylim(len(texts) - 0.5, -0.5)
+    ax.set(ylim=(len(texts) - 0.5, -0.5), ylabel="")
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
-    return ax
-
-
-# ----------------------------------------------------------------------- tables and pictures
-
-
-def means_by(rows: pd.DataFrame, column: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Means with intervals (`comparisons.means`) for each value of a column, e.g. n."""
-    parts = []
-    for value, part in rows.groupby(column, sort=True):
-        defined = [name for name in metrics if len(part[name].dropna())]
-        parts.append(means(part, defined).assign(**{column: value}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def band(
-    ax: Axes, table: pd.DataFrame, metric: str, *, x: str = "n", role: str, label: str
-) -> Axes:
-    """Draw one metric of one model against a column, with its interval as a band.
-
-    Args:
-        ax: axes, whose x axis becomes logarithmic.
-        table: rows of `comparisons.means` with a column `x`, one per value of it.
-        metric: a column of the rows that were averaged.
-        x: what runs from left to right.
-        role: colour, see `diagrams.COLOURS`.
-        label: for the legend. Where there is a single seed the marks are hollow: the band is over
-            the choice of test images only.
-    """
-    part = table.query("metric == @metric").sort_values(x)
-    if part.empty or part[x].duplicated().any():
-        raise ValueError(f"one row per {x} expected for {metric!r}; got {len(part)} rows: filter")
-    colour, hollow = COLOURS[role], set(part["note"]) == {ONE_SEED}
-    face = "white" if hollow else colour
-    ax.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
-    ax.plot(part[x], part["estimate"], "o-", color=colour, markerfacecolor=face, label=label)
-    ax.set_xscale("log")
     return ax

@@ -1,8 +1,10 @@
-"""Charts: what is drawn is what the table says."""
+"""Tests of figures.charts: what is drawn is what the table says."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_hex
 
 from humr.experiments import statistics
@@ -40,11 +42,21 @@ def differences(rng):
 
 def marks(ax):
     """Marks from top to bottom: place, colour of the rim, whether it is filled."""
-    found = [line for line in ax.lines if line.get_marker() == "o"]
-    return [
-        (line.get_xdata()[0], line.get_color(), to_hex(line.get_markerfacecolor()) != "#ffffff")
-        for line in found
+    found = [
+        (y, x, line.get_color().upper(), to_hex(line.get_markerfacecolor()) != "#ffffff")
+        for line in ax.lines
+        if line.get_marker() == "o"
+        for x, y in line.get_xydata()
+        if not np.isnan(x)
     ]
+    return [mark for _, *mark in sorted(found)]
+
+
+def intervals(ax):
+    """Intervals from top to bottom."""
+    drawn = [line.get_xydata() for line in ax.lines if line.get_linewidth() == 1.6]
+    found = [line for line in drawn if not np.isnan(line).any()]
+    return [line[:, 0] for line in sorted(found, key=lambda line: line[0, 1])]
 
 
 def test_a_forest_has_the_table_s_estimates_in_its_order(ax, differences):
@@ -53,8 +65,7 @@ def test_a_forest_has_the_table_s_estimates_in_its_order(ax, differences):
     np.testing.assert_array_equal([m[0] for m in marks(ax)], table["estimate"])
     assert [t.get_text() for t in ax.get_yticklabels()] == ["with the loss", "bad", "none"]
     assert ax.get_ylim() == (2.5, -0.5)
-    intervals = [line for line in ax.lines if line.get_marker() == "None"][:3]
-    np.testing.assert_array_equal([line.get_xdata() for line in intervals], table[["low", "high"]])
+    np.testing.assert_allclose(intervals(ax), table[["low", "high"]])
 
 
 @pytest.mark.parametrize(
@@ -95,17 +106,25 @@ def test_an_undefined_estimate_leaves_its_row_empty(ax, differences):
     holes = differences.copy()
     holes.loc[holes["variant"] == "good", ["estimate", "low", "high"]] = np.nan
     charts.forest(ax, holes, "energy_score")
-    assert np.isnan(marks(ax)[0][0])
+    assert len(marks(ax)) == 2
     assert len(ax.get_yticklabels()) == 3
+
+
+def test_names_of_shared_rows_stand_once(differences):
+    fig, axes = plt.subplots(1, 2, sharey=True)
+    for ax in axes:
+        charts.forest(ax, differences, "energy_score")
+    assert [ax.yaxis.get_tick_params()["labelleft"] for ax in axes] == [True, False]
+    plt.close(fig)
 
 
 def test_dumbbells_join_the_metrics_of_a_variant(ax, rng):
     means = statistics.means(rows_of({"a": 0, "b": 5}, rng), ["energy_score", "spread_hidden"])
     charts.dumbbells(ax, means, {"energy_score": "one", "spread_hidden": "two"})
     places = np.array([m[0] for m in marks(ax)]).reshape(2, 2)
-    np.testing.assert_array_equal(places, means["estimate"].to_numpy().reshape(2, 2))
-    bars = [line.get_xdata() for line in ax.lines[:2]]
-    np.testing.assert_array_equal(bars, np.sort(places.T))
+    np.testing.assert_array_equal(places, means["estimate"].to_numpy().reshape(2, 2).T)
+    (bars,) = ax.collections
+    np.testing.assert_array_equal([bar[:, 0] for bar in bars.get_segments()], np.sort(places))
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["one", "two"]
 
 
@@ -149,3 +168,37 @@ def test_several_test_sets_have_rows_of_their_own(ax, differences):
 def test_a_single_named_test_set_is_not_named_in_every_row(ax, differences):
     charts.forest(ax, differences.assign(dataset="3DPW"), "energy_score")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["good", "bad", "none"]
+
+
+def test_crop_axes_point_down(ax):
+    low, high = charts.crop_axes(ax).get_ylim()
+    assert low > high
+
+
+def test_forces_go_against_the_gradient(ax):
+    gradient = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    (arrows,) = charts.forces(ax, torch.zeros(2, 2), gradient, length=0.1).collections
+    np.testing.assert_allclose(arrows.U, [-0.1, 0], atol=1e-6)
+
+
+def test_mask_is_opaque_on_the_person_only(ax):
+    shade = charts.mask_image(ax, torch.tensor([[True, False], [False, False]])).get_array()
+    assert shade[..., 3].tolist() == [[1, 0], [0, 0]]
+
+
+def test_best_of_curve_draws_expected_minima(ax):
+    charts.best_of_curve(ax, {"model": torch.tensor([[3.0, 1.0]])}, [1, 2])
+    assert ax.lines[0].get_ydata().tolist() == [2, 1]
+
+
+def test_coverage_curve_is_the_diagonal_for_uniform_regions(ax):
+    charts.coverage_curve(ax, {"model": (torch.arange(100) + 0.5) / 100})
+    levels, shares = ax.lines[1].get_data()
+    np.testing.assert_allclose(shares[1:], levels[1:] + 0.005)
+
+
+def test_rank_deviation_draws_the_difference_from_uniform(ax, rng):
+    low = torch.full((50,), 0.01)  # the truth below every sample
+    charts.rank_deviation(ax, {"biased": low}, rng=rng)
+    points, deviation = ax.lines[0].get_data()
+    np.testing.assert_allclose(deviation, 1 - points)
