@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from humr.batches import Batch
 from humr.geometry import box_info
-from humr.licensed.images import to_crop
+from humr.licensed.images import box_coordinates
 from humr.licensed.people import Annotations
 from humr.skeletons import SMPLX55
 
@@ -107,7 +107,7 @@ def people(name, count=3, *, seed=0, dtype=torch.float32, features=720):
     ones = torch.ones(count, dtype=torch.bool)
     batch = Batch(
         features=tensor(rng.normal(size=(count, features))),
-        keypoints=torch.cat([to_crop(detected[..., :2], box), seen], -1),
+        keypoints=torch.cat([box_coordinates(detected[..., :2], box), seen], -1),
         box_info=box_info(box[:, :2], box[:, 2], focal, size),
         window_info=tensor(np.zeros((count, 5))),
         box=box, focal=focal, image_size=size,

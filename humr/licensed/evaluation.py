@@ -42,7 +42,7 @@ from humr.licensed.datasets import (
     WHOLE,
     data_set,
 )
-from humr.licensed.images import EVALUATION_SIZE, evaluation_crop, read_mask, to_crop
+from humr.licensed.images import EVALUATION_SIZE, box_coordinates, evaluation_crop, read_mask
 from humr.licensed.people import Annotations
 from humr.licensed.smpl import (
     SMPL24,
@@ -59,7 +59,7 @@ from humr.skeletons import COCO17, COMMON14, H36M17
 
 # Rows of licensed test sets as notebooks read them: with the columns of the open world's.
 #
-# `official_evaluation` measures what the official code does, and names it so; `paper_tables` is
+# `evaluate` measures what the official code does, and names it so; `paper_tables` is
 # about that. Notebooks compare variants (`comparisons`), for which
 #
 # - `dataset` names the test set: 3DPW or EMDB. EMDB's occluded people are among all of EMDB,
@@ -84,7 +84,7 @@ _ABOUT = ("variant", "seed", "key", "seconds", "steps", "data_set", "image", "ph
 
 
 def as_study(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of `official_evaluation.evaluate` as `studies.rows` gives them.
+    """Return rows of `evaluate` as `studies.rows` gives them.
 
     Args:
         rows: of any variants and seeds; columns that say which are kept.
@@ -259,7 +259,7 @@ def truth_of(
         joints=joints,
         vertices=vertices - root,
         coco17=yardstick.coco17 @ vertices - root,
-        keypoints=to_crop(people.true_keypoints, people.box).to(device),
+        keypoints=box_coordinates(people.true_keypoints, people.box).to(device),
         visible=visible,
         mask=None if mask is None else mask.to(device),
         counted=~visible & judged[:, None],

@@ -1,21 +1,28 @@
-"""From photographs of licensed people to crops, features and batches, in several processes.
+"""From photographs to features: streams for training, caches for tests.
 
 An example is a person and a crop of it. Which crop is decided by a number, the variant: the same
 number gives the same crop, colours included, in any process and at any time.
+
+Features that are computed once lie in `data/features`, so that training and tests need no
+photographs. Of every training person the cache holds `Licensed.variants` crops: the backbone's
+features in half precision, the box, and where joints can be (bit-packed); and once what `Persons`
+says. People who are validated on have one crop each, the annotated box. Per person and without
+the crops it takes 18 kB with all 150 heatmap samples, per crop 1.5 kB and the mask: 6.3 kB at 224
+px, 0.4 kB at 56. Features of test sets are kept in single precision; every model of the same
+backbone is evaluated on them.
 """
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from itertools import accumulate, count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -28,21 +35,20 @@ from humr.files import digest, existing, shown, write_text
 from humr.licensed.checkpoints import BACKBONE, HRNet, read_backbone
 from humr.licensed.datasets import LICENSED, SETS, Licensed, data_set
 from humr.licensed.images import (
-    EVALUATION_SIZE,
     SIZE,
     changed,
     crop,
-    evaluation_crop,
+    crop_bounds,
     photograph,
     read_mask,
     training_crop,
     varied,
-    window,
 )
 from humr.licensed.people import (
     Annotations,
     CropFeatures,
     Persons,
+    annotation_path,
     batch_of,
     persons_of,
     read_annotations,
@@ -53,10 +59,55 @@ from humr.licensed.people import (
 )
 from humr.storage import Store, TensorRecord
 
+DATA_VERSION = 1  # raise it whenever the same configuration would give other crops or features
+TEST_DATA_VERSION = 1  # raise it whenever the same test set would give other features
+TRAIN, VALIDATION = "train", "validation"
 AS_ANNOTATED = -1  # the variant of the annotated box, with nothing changed
 VARIANTS = 2**31  # different crops of a person
-MOST_WORKERS = 16
 MARGIN = 16  # px beyond the crop that blurs and streaks reach
+MOST_WORKERS = 16
+AT_ONCE = 64  # crops that the backbone sees
+TESTED_SHARD = 500  # people per file
+BATCH = 32  # people of a test set
+ORIGIN = "origin.json"
+
+
+def workers() -> int:
+    """Processes that read photographs: HUMR_WORKERS, else one less than the cores, at most 16."""
+    chosen = os.environ.get("HUMR_WORKERS")
+    return int(chosen) if chosen else min(MOST_WORKERS, (os.cpu_count() or 1) - 1)
+
+
+# ----------------------------------------------------------------------------- crops
+
+
+@lru_cache(maxsize=1)
+def people(config: Licensed, root: Path) -> tuple[list[Annotations], list[Annotations]]:
+    """Read all training sets; returns well detected people to train on, and to validate on.
+
+    The latter are spread evenly over the ends of all sets, which nobody is trained on: people of
+    one sequence are neighbours in the files. The answer is kept, since reading takes a while.
+    """
+    shown, held = [], []
+    for name in tqdm(config.train, desc="annotations", mininterval=2):
+        found = read_annotations(name, root=root)
+        found = found[well_detected(found)]
+        kept = len(found) - max(1, round(config.held_out * len(found)))
+        if kept < 1:
+            raise ValueError(
+                f"{name} has {len(found)} well detected people; expected at least two, to train "
+                "and to validate on. Usual cause: detections of other photographs"
+            )
+        shown.append(found[:kept])
+        held.append(found[kept:])
+    total = sum(map(len, held))
+    chosen = torch.linspace(0, total - 1, min(config.validation, total)).round().long()
+    starts = accumulate(map(len, held), initial=0)
+    parts = [
+        part[chosen[(chosen >= start) & (chosen < start + len(part))] - start]
+        for part, start in zip(held, starts, strict=False)
+    ]
+    return shown, [part for part in parts if len(part)]
 
 
 @dataclass(frozen=True)
@@ -68,76 +119,15 @@ class Crops(TensorRecord):
     mask: UInt8[Tensor, "people bytes"]  # where joints can be, bit-packed
     image_size: Float[Tensor, "people 2"]  # of the photograph
 
-    def looks(self, features: Float[Tensor, "people features"]) -> CropFeatures:
+    def encoded(self, features: Float[Tensor, "people features"]) -> CropFeatures:
         """Return the crops with features in place of pixels."""
         return CropFeatures(self.box, self.mask, features.to(self.box.device))
 
 
-@dataclass(frozen=True)
-class Example(TensorRecord):
-    """People and a crop of each."""
+class LicensedImages(Dataset[tuple[Persons, Crops]]):
+    """People of several data sets, one set after another; an item is a person and a variant.
 
-    persons: Persons
-    crops: Crops
-
-
-def workers() -> int:
-    """Processes that read photographs: HUMR_WORKERS, else one less than the cores, at most 16."""
-    chosen = os.environ.get("HUMR_WORKERS")
-    return int(chosen) if chosen else min(MOST_WORKERS, (os.cpu_count() or 1) - 1)
-
-
-def divided(
-    config: Licensed, *, root: Path = LICENSED
-) -> tuple[list[Annotations], list[Annotations]]:
-    """Read all training sets; returns well detected people to train on, and to validate on.
-
-    The latter are spread evenly over the ends of all sets, which nobody is trained on: people of
-    one sequence are neighbours in the files.
-    """
-    shown, held = [], []
-    for name in tqdm(config.train, desc="annotations", mininterval=2):
-        people = read_annotations(name, root=root)
-        people = people[well_detected(people)]
-        kept = len(people) - max(1, round(config.held_out * len(people)))
-        if kept < 1:
-            raise ValueError(
-                f"{name} has {len(people)} well detected people; expected at least two, to train "
-                "and to validate on. Usual cause: detections of other photographs"
-            )
-        shown.append(people[:kept])
-        held.append(people[kept:])
-    total = sum(map(len, held))
-    chosen = torch.linspace(0, total - 1, min(config.validation, total)).round().long()
-    ends = list(accumulate(map(len, held)))
-    parts = [
-        people[chosen[(chosen >= end - len(people)) & (chosen < end)] - (end - len(people))]
-        for people, end in zip(held, ends, strict=True)
-    ]
-    return shown, [people for people in parts if len(people)]
-
-
-def surroundings(
-    photo: RgbImage, box: Float[Tensor, "3"]
-) -> tuple[UInt8[np.ndarray, "rows columns 3"], Float[Tensor, "3"]]:
-    """Cut the part of a photograph that a crop shows, and `MARGIN` around; the box in it.
-
-    Colours are changed there only, which takes a fraction of the time (the official code changes
-    whole photographs).
-    """
-    x0, y0, x1, y1 = window(box)
-    left, right = np.clip([x0 - MARGIN, x1 + MARGIN], 0, photo.shape[1]).tolist()
-    top, bottom = np.clip([y0 - MARGIN, y1 + MARGIN], 0, photo.shape[0]).tolist()
-    return photo[top:bottom, left:right], box - box.new_tensor([left, top, 0])
-
-
-class LicensedImages(Dataset[Example]):
-    """People of several training sets, one set after another; an item is a person and a variant.
-
-    Args:
-        sets: rows of training sets.
-        config: seed of the variants, masks, heatmap samples.
-        root: where the files lie.
+    `config` says the seed of the variants, masks, heatmap samples.
     """
 
     def __init__(
@@ -149,6 +139,10 @@ class LicensedImages(Dataset[Example]):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Persons, Crops]:
+        index, variant = item
+        return self.persons(index), self.crops(index, variant)
+
     def person(self, index: int) -> Annotations:
         """Return the row of a person."""
         if not 0 <= index < len(self):
@@ -159,69 +153,65 @@ class LicensedImages(Dataset[Example]):
 
     def persons(self, index: int) -> Persons:
         """Return what is known of a person whichever crop shows it."""
-        chosen, samples = self.person(index), self.config.heatmap_samples
-        return persons_of(chosen, samples=samples, root=self.root)
+        return persons_of(self.person(index), samples=self.config.heatmap_samples, root=self.root)
 
     def crops(self, index: int, variant: int) -> Crops:
         """Return a crop: the box and the colours vary, but for `AS_ANNOTATED`."""
         person = self.person(index)
-        image, given = str(person.image[0]), size_of(person, 0)
-        photo = photograph(person.name, image, size=given, root=self.root)
+        photo = photograph(
+            person.name, str(person.image[0]), size=size_of(person, 0), root=self.root
+        )
         size, box = torch.tensor(photo.shape[1::-1]).float(), person.box[0]
-        if variant != AS_ANNOTATED:
+        if variant == AS_ANNOTATED:
+            image = crop(photo, box)
+        else:
             names = [self.config.seed, list(SETS).index(person.name), int(person.row), variant]
             rng = np.random.default_rng([*names, 1])  # NumPy pads seeds with zeros
             box = varied(box, size, rng=rng)
             part, inside = surroundings(photo, box)
             image = crop(changed(part, rng=rng), inside)
-        else:
-            image = crop(photo, box)
-        mask = torch.from_numpy(self.possible(person, box))
-        return Crops(image[None], box[None], pack_mask(mask[None]), size[None])
+        return Crops(image[None], box[None], self._mask(person, box), size[None])
 
-    def possible(
-        self, person: Annotations, box: Float[Tensor, "3"]
-    ) -> Bool[np.ndarray, "side side"]:
+    def _mask(self, person: Annotations, box: Tensor) -> Tensor:
         """Where joints can be in a crop; everywhere if there is no valid mask."""
         side = self.config.mask_side
         if not (self.config.masks and person.mask_valid.item()):
-            return np.ones((side, side), bool)
-        mask = training_crop(read_mask(person.name, str(person.image[0]), root=self.root), box)
-        blocks = mask.reshape(side, SIZE // side, side, SIZE // side)
-        return np.logical_or.reduce(blocks, axis=(1, 3))
-
-    def __getitem__(self, item: tuple[int, int]) -> Example:
-        index, variant = item
-        return Example(self.persons(index), self.crops(index, variant))
+            return pack_mask(torch.ones(1, side, side, dtype=torch.bool))
+        whole = read_mask(person.name, str(person.image[0]), root=self.root)
+        mask = torch.from_numpy(training_crop(whole, box))
+        blocks = mask.view(1, side, SIZE // side, side, SIZE // side)
+        return pack_mask(blocks.any(4).any(2))
 
 
-class TestImages(Dataset[Crops]):
-    """People of a test set, in the boxes in which they are evaluated.
+def surroundings(
+    photo: RgbImage, box: Float[Tensor, "3"]
+) -> tuple[UInt8[np.ndarray, "rows columns 3"], Float[Tensor, "3"]]:
+    """Cut the part of a photograph that a crop shows, and `MARGIN` around; the box in it.
 
-    Masks have the 256 pixels of `crops.EVALUATION_SIZE`: the person where the file says that its
-    mask is good, else everything.
+    Colours are changed there only, which takes a fraction of the time (the official code changes
+    whole photographs).
     """
+    x0, y0, x1, y1 = crop_bounds(box)
+    left, right = np.clip([x0 - MARGIN, x1 + MARGIN], 0, photo.shape[1]).tolist()
+    top, bottom = np.clip([y0 - MARGIN, y1 + MARGIN], 0, photo.shape[0]).tolist()
+    return photo[top:bottom, left:right], box - box.new_tensor([left, top, 0])
 
-    __test__ = False  # not for pytest
 
-    def __init__(self, people: Annotations, *, root: Path = LICENSED) -> None:
-        if data_set(people.name).split != "test":
-            raise ValueError(f"{people.name} is for training; expected a test set")
-        self.people, self.root = people, root
+# -------------------------------------------------------------------------- backbone
 
-    def __len__(self) -> int:
-        return len(self.people)
 
-    def __getitem__(self, index: int) -> Crops:
-        name, image = self.people.name, str(self.people.image[index])
-        given, box = size_of(self.people, index), self.people.box[index]
-        photo = photograph(name, image, size=given, root=self.root)
-        mask = np.ones((EVALUATION_SIZE, EVALUATION_SIZE), bool)
-        if self.people.mask_valid[index]:
-            mask = evaluation_crop(read_mask(name, image, root=self.root), box)
-        size = torch.tensor(photo.shape[1::-1]).float()
-        packed = pack_mask(torch.from_numpy(mask)[None])
-        return Crops(crop(photo, box)[None], box[None], packed, size[None])
+@lru_cache(maxsize=1)
+def backbone(root: Path, device: torch.device) -> HRNet:
+    """Return the backbone on a device; kept, since every shard needs it."""
+    return read_backbone(root / BACKBONE).to(device)
+
+
+def device_of(number: int) -> torch.device:
+    """Where a shard is computed: on the GPUs in turn, unless `pick_device` says the CPU."""
+    chosen = pick_device()
+    if chosen.type == "cuda":
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return chosen
 
 
 @torch.no_grad()
@@ -237,11 +227,16 @@ def features(
         return network(images).float()
 
 
-def loaded(dataset: Dataset[Any], keys: Iterable[list[Any]], processes: int) -> Iterator[Any]:
-    """Items of a data set in the order of their keys, one list after another, joined."""
+# ----------------------------------------------------------- training without a cache
+
+
+def loaded(
+    images: LicensedImages, keys: Iterable[list[tuple[int, int]]], processes: int
+) -> Iterator[tuple[Persons, Crops]]:
+    """Items in the order of their keys, one list after another, joined."""
     return iter(
         DataLoader(
-            dataset,
+            images,
             batch_sampler=keys,  # pyright: ignore[reportArgumentType] - any iterable will do
             num_workers=processes,
             collate_fn=_joined,
@@ -250,23 +245,17 @@ def loaded(dataset: Dataset[Any], keys: Iterable[list[Any]], processes: int) -> 
     )
 
 
-def _joined(parts: Sequence[Any]) -> Any:  # noqa: ANN401
-    return type(parts[0]).join(parts)
+def _joined(examples: Sequence[tuple[Persons, Crops]]) -> tuple[Persons, Crops]:
+    persons, crops = zip(*examples, strict=True)
+    return Persons.join(persons), Crops.join(crops)
 
 
 class ImageStream:
     """Batches whose photographs are read, cropped and encoded just then, some steps ahead.
 
     People and variants of a step depend on the seed, the process and the number of the step, so
-    that a run which goes on sees what it would have seen.
-
-    Args:
-        images: people.
-        network: the backbone, on its device.
-        batch: people per step.
-        samples: heatmap samples per person.
-        rank: number of the process.
-        processes: that read photographs; 0: this one.
+    that a run which goes on sees what it would have seen. The process has the number `rank`; it
+    lets `processes` others read photographs (0: itself).
     """
 
     def __init__(
@@ -282,12 +271,11 @@ class ImageStream:
         self.images, self.network = images, network
         self.batch, self.samples, self.rank = batch, samples, rank
         self.processes = processes
-        self._examples: Iterator[Example] | None = None
+        self._examples: Iterator[tuple[Persons, Crops]] | None = None
 
     def start(self, step: int) -> None:
         """Go to a step."""
-        keys = (self.keys(number) for number in count(step))
-        self._examples = loaded(self.images, keys, self.processes)
+        self._examples = loaded(self.images, map(self.keys, count(step)), self.processes)
 
     def keys(self, step: int) -> list[tuple[int, int]]:
         """Persons and variants of a step."""
@@ -300,59 +288,12 @@ class ImageStream:
         if self._examples is None:
             self.start(0)
         assert self._examples is not None
-        example = next(self._examples)
-        precision = self.images.config.precision
-        found = features(self.network, example.crops.image, precision=precision)
-        looks = example.crops.looks(found)
-        return batch_of(example.persons, looks, samples=self.samples, generator=generator)
+        persons, crops = next(self._examples)
+        found = features(self.network, crops.image, precision=self.images.config.precision)
+        return batch_of(persons, crops.encoded(found), samples=self.samples, generator=generator)
 
 
-def evaluation_batches(
-    name: str,
-    network: nn.Module,
-    *,
-    default_focal: bool,
-    batch: int = 32,
-    precision: str = "float32",
-    processes: int = 0,
-    root: Path = LICENSED,
-) -> Iterator[tuple[Batch, Annotations]]:
-    """Batches of a test set with their rows: annotated box, ViTPose's keypoints, nothing varied.
-
-    Args:
-        name: of the data set.
-        network: the backbone, on its device, where features are computed; batches are on the CPU.
-        default_focal: the photograph's diagonal in place of the given focal length, as in the
-            official code.
-        batch: people in each.
-        precision: of the backbone.
-        processes: that read photographs; 0: this one.
-        root: where the files lie.
-    """
-    people = read_annotations(name, root=root)
-    rows = [list(range(i, min(i + batch, len(people)))) for i in range(0, len(people), batch)]
-    images = loaded(TestImages(people, root=root), rows, processes)
-    for chosen, crops in zip(rows, images, strict=True):
-        part = people[torch.tensor(chosen)]
-        looks = crops.looks(features(network, crops.image, precision=precision))
-        made = unlabelled_batch(part, looks, crops.image_size, default_focal=default_focal)
-        yield made, part
-
-
-# Features of licensed people, computed once: training then draws without photographs.
-#
-# Of every training person the cache holds `Licensed.variants` crops: the backbone's features in
-# half precision, the box, and where joints can be (bit-packed); and once what `Persons` says.
-# People who are validated on have one crop each, the annotated box. Per person and without the
-# crops it takes 18 kB with all 150 heatmap samples, per crop 1.5 kB and the mask: 6.3 kB at 224
-# px, 0.4 kB at 56.
-
-
-DATA_VERSION = 1  # raise it whenever the same configuration would give other crops or features
-
-TRAIN, VALIDATION = "train", "validation"
-AT_ONCE = 64  # crops that the backbone sees
-ORIGIN = "origin.json"
+# --------------------------------------------------------------- the cache of training
 
 
 @dataclass(frozen=True)
@@ -368,31 +309,11 @@ class CachedFeatures(Persons):
         """What is known of the people whichever crop shows them."""
         return Persons(**{f.name: getattr(self, f.name) for f in fields(Persons)})
 
-    def looks(self, variant: Tensor) -> CropFeatures:
+    def crops(self, variant: Tensor) -> CropFeatures:
         """Return one crop of each person."""
         each = torch.arange(len(self), device=self.box.device)
         chosen = each, variant.to(each.device)
         return CropFeatures(self.crop_box[chosen], self.mask[chosen], self.features[chosen])
-
-
-@lru_cache(maxsize=1)
-def people(config: Licensed, root: Path) -> tuple[list[Annotations], list[Annotations]]:
-    """People to train on and to validate on; kept, since reading takes a while."""
-    return divided(config, root=root)
-
-
-@lru_cache(maxsize=1)
-def backbone(root: Path, device: torch.device) -> HRNet:
-    """Return the backbone on a device; kept, since every shard needs it."""
-    return read_backbone(root / BACKBONE).to(device)
-
-
-def device_of(number: int) -> torch.device:
-    """Where a shard is computed: on the GPUs in turn, unless `pick_device` says the CPU."""
-    chosen = pick_device()
-    if chosen.type == "cuda":
-        return torch.device("cuda", number % torch.cuda.device_count())
-    return chosen
 
 
 def store(config: Licensed, root: Path) -> Store[CachedFeatures]:
@@ -422,53 +343,39 @@ def store(config: Licensed, root: Path) -> Store[CachedFeatures]:
 def make_shard(config: Licensed, split: str, number: int, *, root: Path) -> CachedFeatures:
     """Read, crop and encode the people of one shard."""
     check_origin(config, root)
-    sets = people(config, root)[split == VALIDATION]
-    images = LicensedImages(sets, config, root=root)
-    start = number * config.shard
-    chosen = range(start, min(start + config.shard, len(images)))
+    images = LicensedImages(people(config, root)[split == VALIDATION], config, root=root)
     variants = range(config.variants) if split == TRAIN else (AS_ANNOTATED,)
-    network = backbone(root, device_of(number))
-    parts = [_encoded(images, i, variants, network) for i in chosen]
-    looks = [part for _, part in parts]
-    known = Persons.join([part for part, _ in parts])
+    network, persons, crops = backbone(root, device_of(number)), [], []
+    for index in range(len(images))[number * config.shard :][: config.shard]:
+        shown = Crops.join([images.crops(index, variant) for variant in variants])
+        parts = shown.image.split(AT_ONCE)
+        found = [features(network, part, precision=config.precision) for part in parts]
+        crops.append(shown.encoded(torch.cat(found)))
+        persons.append(images.persons(index))
+    known = Persons.join(persons)
     return CachedFeatures(
         **{f.name: getattr(known, f.name) for f in fields(Persons)},
-        crop_box=torch.stack([look.box for look in looks]),
-        mask=torch.stack([look.mask for look in looks]),
-        features=torch.stack([look.features for look in looks]).half(),
+        crop_box=torch.stack([each.box for each in crops]),
+        mask=torch.stack([each.mask for each in crops]),
+        features=torch.stack([each.features for each in crops]).half(),
     )
-
-
-def _encoded(
-    images: LicensedImages, index: int, variants: Sequence[int], network: HRNet
-) -> tuple[Persons, CropFeatures]:
-    """Return a person, and its crops with their features."""
-    crops = Crops.join([images.crops(index, variant) for variant in variants])
-    precision = images.config.precision
-    parts = [features(network, x, precision=precision) for x in crops.image.split(AT_ONCE)]
-    return images.persons(index), crops.looks(torch.cat(parts))
 
 
 @lru_cache(maxsize=1)
 def check_origin(config: Licensed, root: Path) -> None:
-    """Refuse a cache that was made from other files than those that are there now."""
-    folder, origin = store(config, root).directory, origin_of(config, root)
-    path = folder / ORIGIN
+    """Refuse a cache that was made from another backbone or other annotations than now."""
+    files = [root / BACKBONE, *(annotation_path(name, root=root) for name in config.train)]
+    origin = {path.relative_to(root).as_posix(): digest(path) for path in files}
+    path = store(config, root).directory / ORIGIN
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(origin, indent=1) + "\n")
     before = json.loads(path.read_text())
-    if changed := [name for name in origin if origin[name] != before.get(name)]:
+    if changes := [name for name in origin if origin[name] != before.get(name)]:
         raise ValueError(
-            f"{', '.join(changed)} changed since {shown(folder)} was made; delete that folder to "
-            "make it again"
+            f"{', '.join(changes)} changed since {shown(path.parent)} was made; delete that "
+            "folder to make it again"
         )
-
-
-def origin_of(config: Licensed, root: Path) -> dict[str, str]:
-    """Hashes of the files that decide all features: the backbone's and the annotations."""
-    names = [BACKBONE, *(f"annotations/{data_set(n).annotations}" for n in config.train)]
-    return {name: digest(root / name) for name in names}
 
 
 class CachedPool:
@@ -494,20 +401,11 @@ class CachedPool:
         """Draw people and a crop of each at random, with replacement."""
         index = torch.randint(len(self), (batch,), generator=generator)
         variant = torch.randint(self.variants, (batch,), generator=generator)
-        chosen = self.rows(index)
-        looks = chosen.looks(variant)
-        return batch_of(chosen.persons, looks, samples=samples, generator=generator)
+        rows = self.rows(index)
+        return batch_of(rows.persons, rows.crops(variant), samples=samples, generator=generator)
 
 
-# Test sets of HuMR as the network sees them: features of the photographs, computed once.
-#
-# Every model of the same backbone is evaluated on them. They are kept in `data/features`, in
-# single precision; a folder belongs to one backbone and one annotation file.
-
-
-TEST_DATA_VERSION = 1  # raise it whenever the same files would give other features
-TESTED_SHARD = 500  # people per file
-BATCH = 32
+# ----------------------------------------------------------------- the cache of tests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -532,9 +430,10 @@ class TestFeatures(TensorRecord):
 
 def described(name: str, root: Path = LICENSED, count: int = 0) -> TestSet:
     """Say what decides the features of a test set, or of `count` people of it."""
-    annotations = existing(root / "annotations" / data_set(name).annotations)
-    network = existing(root / BACKBONE)
-    hashes = {"annotations": digest(annotations), "backbone": digest(network)}
+    if data_set(name).split != "test":
+        raise ValueError(f"{name} is for training; expected a test set")
+    annotations = existing(annotation_path(name, root=root))
+    hashes = {"annotations": digest(annotations), "backbone": digest(existing(root / BACKBONE))}
     return TestSet(name=name, **hashes, count=count)
 
 
@@ -567,15 +466,13 @@ def store_of_test(name: str, root: Path = LICENSED, count: int = 0) -> Store[Tes
 def make_shard_of_test(config: TestSet, split: str, number: int, *, root: Path) -> TestFeatures:
     """Read, crop and encode the people of one shard."""
     del split
-    chosen = people_of_test(config, root)
-    unmasked = replace(chosen, mask_valid=torch.zeros(len(chosen), dtype=torch.bool))
-    start, stop = number * TESTED_SHARD, min((number + 1) * TESTED_SHARD, len(chosen))
-    keys = [list(range(i, min(i + AT_ONCE, stop))) for i in range(start, stop, AT_ONCE)]
-    network = backbone(root, device_of(number))
-    parts = [
-        TestFeatures(features(network, crops.image).cpu(), crops.image_size)
-        for crops in loaded(TestImages(unmasked, root=root), keys, 0)
-    ]
+    images = LicensedImages([people_of_test(config, root)], Licensed(masks=False), root=root)
+    network, parts = backbone(root, device_of(number)), []
+    chosen = range(len(images))[number * TESTED_SHARD :][:TESTED_SHARD]
+    for start in range(0, len(chosen), AT_ONCE):
+        here = chosen[start : start + AT_ONCE]
+        crops = Crops.join([images.crops(index, AS_ANNOTATED) for index in here])
+        parts.append(TestFeatures(features(network, crops.image).cpu(), crops.image_size))
     return TestFeatures.join(parts)
 
 
@@ -592,27 +489,23 @@ def batches(
     """
     if samples:
         require_samples(name, root)
-    chosen, seen = _seen(name, root, count)
+    chosen, found = _tested(name, root, count)
     for start in range(0, len(chosen), BATCH):
-        here = slice(start, start + BATCH)
-        part, sight = chosen[here], seen[here]
+        part, there = chosen[start : start + BATCH], found[slice(start, start + BATCH)]
         everything = torch.full((len(part), 8), 255, dtype=torch.uint8)  # masks are read elsewhere
-        looks = CropFeatures(part.box, everything, sight.features)
+        crops = CropFeatures(part.box, everything, there.features)
         stored = read_samples(name, part.row, root=root) if samples else None
-        yield (
-            unlabelled_batch(part, looks, sight.image_size, default_focal=False, stored=stored),
-            part,
-        )
+        yield unlabelled_batch(part, crops, there.image_size, stored=stored), part
 
 
-def _seen(name: str, root: Path, count: int) -> tuple[Annotations, TestFeatures]:
+def _tested(name: str, root: Path, count: int) -> tuple[Annotations, TestFeatures]:
     """Return people with their features; some are taken from among all, if these are there."""
-    whole, made = store_of_test(name, root), store_of_test(name, root, count)
-    chosen = people_of_test(made.config, root)
+    whole, some = store_of_test(name, root), store_of_test(name, root, count)
+    chosen = people_of_test(some.config, root)
     if count and all(path.exists() for path in whole.paths("test")):
         return chosen, whole.load("test")[chosen.row]
-    made.generate()
-    return chosen, made.load("test")
+    some.generate()
+    return chosen, some.load("test")
 
 
 def require_samples(name: str, root: Path = LICENSED) -> None:

@@ -170,9 +170,9 @@ class Validation:
         self.body, self.hypotheses = body, hypotheses
         generator = torch.Generator().manual_seed(0)
         first = torch.zeros(len(people), dtype=torch.long)
-        known, looks = people.persons, people.looks(first)
+        known, crops = people.persons, people.crops(first)
         self.parts = [
-            batch_of(known[part], looks[part], samples=max(samples, 1), generator=generator)
+            batch_of(known[part], crops[part], samples=max(samples, 1), generator=generator)
             for part in (slice(i, i + AT_ONCE) for i in range(0, len(people), AT_ONCE))
         ]
 
@@ -257,7 +257,7 @@ def evaluate(
 def curves(
     model: Humr, config: Licensed, people: int, counts: Sequence[int], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Curves over the number of hypotheses on some people of every test set (`paper_rows`)."""
+    """Curves over the number of hypotheses on some people of every test set (`numbered`)."""
     model, yardstick = model.eval(), load_evaluator(root=ROOT)
     parts = [
         evaluation.curve(

@@ -102,7 +102,7 @@ def _window(box: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1 2"]:
     return box[..., None, 2:] * box.new_tensor([SHARE, 1.0])
 
 
-def to_crop(cells: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+def crop_pixels(cells: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
     """Map cells to pixels of the square crop, [0, 256]; the first pixel's middle is 0.5."""
     scale = cells.new_tensor([(CROP - 2 * MARGIN) / (COLUMNS - 1), CROP / (ROWS - 1)])
     return cells * scale + cells.new_tensor([MARGIN, 0])
@@ -529,7 +529,7 @@ def samples(
     """
     cells, confidence = draw(heatmaps, SAMPLES, generator=generator)
     points = to_photograph(cells.flatten(0, 1), box).view_as(cells)
-    column, row = to_crop(cells).long().clamp(0, CROP - 1).unbind(-1)
+    column, row = crop_pixels(cells).long().clamp(0, CROP - 1).unbind(-1)
     return torch.cat([points, confidence[..., None], distance[row, column][..., None]], -1).numpy()
 
 

@@ -18,9 +18,8 @@ from humr.experiments import ablations, paper_tables, profiles, runs, systems
 from humr.files import DATA
 from humr.licensed import checkpoints, evaluation, features, training
 from humr.licensed.checkpoints import HRNet
-from humr.licensed.datasets import TEST, PaperRun
+from humr.licensed.datasets import TEST, Licensed, PaperRun
 from humr.licensed.evaluation import as_study
-from humr.licensed.features import evaluation_batches
 from humr.licensed.people import SHAPE, read_annotations, sample_path, write_file
 from humr.model import Humr
 from humr.storage import save_model
@@ -63,17 +62,20 @@ def checkpoint(tmp_path):
 def test_features_are_computed_once_and_are_those_of_the_images(apart, root, monkeypatch):
     network = HRNet(2)
     network.load_state_dict(torch.load(root / checkpoints.BACKBONE, weights_only=True))
-    direct = list(evaluation_batches("emdb-p1", network.eval(), default_focal=False, root=root))
-    kept = list(features.batches("emdb-p1", root))
+    people = read_annotations("emdb-p1", root=root)
+    images = features.LicensedImages([people], Licensed(masks=False), root=root)
+    crops = [images.crops(row, features.AS_ANNOTATED) for row in range(PEOPLE)]
+    with torch.no_grad():
+        direct = torch.cat([network.eval()(each.image) for each in crops])
+    ((kept, same),) = features.batches("emdb-p1", root)
     monkeypatch.setattr(features, "features", None)  # must not be asked for again
-    again = list(features.batches("emdb-p1", root))
-    for (one, people), (two, same), (three, _) in zip(direct, kept, again, strict=True):
-        torch.testing.assert_close(two.features, one.features, rtol=1e-5, atol=1e-5)
-        assert torch.equal(three.features, two.features)
-        assert two.features.std(0).median() > 1e-4  # people differ
-        for name in ("keypoints", "box_info", "focal", "image_size", "box"):
-            assert torch.equal(getattr(two, name), getattr(one, name))
-        assert people.image.tolist() == same.image.tolist()
+    ((again, _),) = features.batches("emdb-p1", root)
+    torch.testing.assert_close(kept.features, direct, rtol=1e-5, atol=1e-5)
+    assert torch.equal(again.features, kept.features)
+    assert kept.features.std(0).median() > 1e-4  # people differ
+    assert torch.equal(kept.box, people.box)
+    assert kept.image_size.tolist() == [[1440, 1920]] * PEOPLE
+    assert people.image.tolist() == same.image.tolist()
 
 
 def test_some_people_are_the_same_as_among_all(apart, root):
@@ -181,7 +183,7 @@ def test_nothing_is_evaluated_twice_and_the_focal_length_matters(apart, checkpoi
     usual = paper_tables.rows_of({"a": checkpoint}, hypotheses=2)[0]
     given = paper_tables.rows_of({"a": checkpoint}, hypotheses=2, focal="given")[0]
     assert not np.allclose(usual["pixels_mode"], given["pixels_mode"], equal_nan=True)
-    monkeypatch.setattr(training.official_evaluation, "evaluate", None)
+    monkeypatch.setattr(training.evaluation, "evaluate", None)
     again = paper_tables.rows_of({"b": checkpoint}, hypotheses=2)[0]
     pd.testing.assert_frame_equal(again.drop(columns="variant"), usual.drop(columns="variant"))
 

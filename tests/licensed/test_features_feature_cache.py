@@ -21,6 +21,7 @@ from humr.licensed.features import (
     check_origin,
     device_of,
     features,
+    loaded,
     people,
     store,
 )
@@ -73,12 +74,11 @@ def test_a_cached_batch_is_the_batch_of_the_same_variants(made, root):
     images = LicensedImages(sets, CONFIG, root=root)
     pool, index, variant = CachedPool(made.shards("train")), [3, 0, 2], [0, 1, 1]
     rows = pool.rows(torch.tensor(index))
-    looks = rows.looks(torch.tensor(variant))
-    cached = batch_of(rows.persons, looks, samples=4, generator=seeded())
-    examples = [images[i, k] for i, k in zip(index, variant, strict=True)]
-    example = type(examples[0]).join(examples)
-    found = features(backbone(root, CPU), example.crops.image)
-    fresh = batch_of(example.persons, example.crops.looks(found), samples=4, generator=seeded())
+    crops = rows.crops(torch.tensor(variant))
+    cached = batch_of(rows.persons, crops, samples=4, generator=seeded())
+    ((persons, crops),) = loaded(images, [list(zip(index, variant, strict=True))], 0)
+    found = features(backbone(root, CPU), crops.image)
+    fresh = batch_of(persons, crops.encoded(found), samples=4, generator=seeded())
     for field in fields(Batch):
         mine, other = getattr(cached, field.name), getattr(fresh, field.name)
         if field.name == "features":

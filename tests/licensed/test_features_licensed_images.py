@@ -13,23 +13,23 @@ from torch import nn
 from humr.batches import unpack_mask
 from humr.licensed.datasets import SETS as EVERY
 from humr.licensed.datasets import Licensed
+from humr.licensed.evaluation import evaluation_masks
 from humr.licensed.features import (
     AS_ANNOTATED,
-    Example,
     ImageStream,
     LicensedImages,
-    TestImages,
-    divided,
-    evaluation_batches,
     features,
     loaded,
     os,
+    people,
+    store_of_test,
     surroundings,
     workers,
 )
-from humr.licensed.images import changed, crop, cut, photograph, varied
+from humr.licensed.images import changed, crop, photograph, resample_window, varied
 from humr.licensed.people import read_annotations
 
+NO_MASKS = Licensed(masks=False)
 CONFIG = Licensed(train=SETS, heatmap_samples=20, validation=4, mask_side=56)
 
 
@@ -55,7 +55,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(root):
-    return divided(CONFIG, root=root)
+    return people(CONFIG, root)
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,16 @@ def images(parts, root):
 
 def test_the_end_of_every_set_is_held_out(parts):
     shown, held = parts
-    assert [people.name for people in shown] == [people.name for people in held] == list(SETS)
-    assert [people.row.tolist() for people in shown] == [[0, 1, 2, 3]] * 4
-    assert [people.row.tolist() for people in held] == [[4]] * 4
+    assert [each.name for each in shown] == [each.name for each in held] == list(SETS)
+    assert [each.row.tolist() for each in shown] == [[0, 1, 2, 3]] * 4
+    assert [each.row.tolist() for each in held] == [[4]] * 4
 
 
 def test_fewer_are_validated_on_evenly_spread(root):
     config = Licensed(train=SETS[:3], held_out=0.4, validation=3)
-    shown, held = divided(config, root=root)
-    assert [len(people) for people in shown] == [3, 3, 3]
-    found = [(people.name, row) for people in held for row in people.row.tolist()]
+    shown, held = people(config, root)
+    assert [len(each) for each in shown] == [3, 3, 3]
+    found = [(each.name, row) for each in held for row in each.row.tolist()]
     # of the rows 3, 4 of three sets the first, the middle (of 0..5: 2), the last
     assert found == [(SETS[0], 3), (SETS[1], 3), (SETS[2], 4)]
 
@@ -83,12 +83,13 @@ def test_badly_detected_people_are_left_out(tmp_path):
     arrays = write_set(tmp_path, "static-gym")
     arrays["vitpose"][1, :, :2] += 400
     write_annotations(tmp_path, "static-gym", vitpose=arrays["vitpose"])
-    shown, _ = divided(Licensed(train=("static-gym",)), root=tmp_path)
+    shown, _ = people(Licensed(train=("static-gym",)), tmp_path)
     assert shown[0].row.tolist() == [0, 2, 3]
     arrays["vitpose"][1:, :, 2] = 0.1
     write_annotations(tmp_path, "static-gym", vitpose=arrays["vitpose"])
+    people.cache_clear()
     with pytest.raises(ValueError, match="static-gym has 1 well detected people"):
-        divided(Licensed(train=("static-gym",)), root=tmp_path)
+        people(Licensed(train=("static-gym",)), tmp_path)
 
 
 def test_a_number_finds_its_person(images):
@@ -115,7 +116,7 @@ def test_masks_are_cut_widened_and_made_coarse(images):
     index = 4  # of static-gym, nothing in front of the person
     row = images.person(index)
     mask = unpack_mask(images.crops(index, AS_ANNOTATED).mask)[0]
-    fine = cut(figure("static-gym"), row.box[0], outside=1.0) > 0.5
+    fine = resample_window(figure("static-gym"), row.box[0], outside=1.0) > 0.5
     expected = np.zeros((56, 56), bool)
     for y, x in zip(*np.nonzero(fine), strict=True):  # three times by 3 x 3 px: 3 px all around
         low, high = np.maximum([y - 3, x - 3], 0) // 4, np.minimum([y + 3, x + 3], 223) // 4
@@ -128,12 +129,17 @@ def test_masks_are_cut_widened_and_made_coarse(images):
 
 
 def crops_of(root, name):
-    """Crops of the people of a set, as training or the test shows them."""
-    people = read_annotations(name, root=root)
+    """People of a set, and what shows one of them as training or the test does."""
+    annotations = read_annotations(name, root=root)
     if EVERY[name].split == "test":
-        return people, TestImages(people, root=root).__getitem__
-    images = LicensedImages([people], CONFIG, root=root)
-    return people, lambda index: images.crops(index, AS_ANNOTATED)
+
+        def show(index):
+            evaluation_masks(annotations[slice(index, index + 1)], root=root)
+            return LicensedImages([annotations], NO_MASKS, root=root).crops(index, AS_ANNOTATED)
+
+        return annotations, show
+    images = LicensedImages([annotations], CONFIG, root=root)
+    return annotations, lambda index: images.crops(index, AS_ANNOTATED)
 
 
 SIZED = [("static-gym", 0, "1280, 720"), ("closeup-gym", 0, "720, 1280"),
@@ -143,8 +149,8 @@ SIZED = [("static-gym", 0, "1280, 720"), ("closeup-gym", 0, "720, 1280"),
 @pytest.mark.parametrize(("name", "row", "size"), SIZED)
 def test_masks_of_another_size_are_refused(tmp_path, name, row, size):
     write_set(tmp_path, name, 2)
-    people, show = crops_of(tmp_path, name)
-    path = write_mask(tmp_path, name, str(people.image[row]), person(640, 360))
+    annotations, show = crops_of(tmp_path, name)
+    path = write_mask(tmp_path, name, str(annotations.image[row]), person(640, 360))
     with pytest.raises(ValueError, match=rf"{path.name} must have the \({size}\) .*\(360, 640\)"):
         show(row)
 
@@ -152,8 +158,8 @@ def test_masks_of_another_size_are_refused(tmp_path, name, row, size):
 @pytest.mark.parametrize("name", ["3dpw-train-smplx", "3dpw-test-cam", "emdb-p1"])
 def test_photographs_of_another_size_are_refused(tmp_path, name):
     write_set(tmp_path, name, 2)
-    people, show = crops_of(tmp_path, name)
-    path = tmp_path / EVERY[name].images / str(people.image[1])
+    annotations, show = crops_of(tmp_path, name)
+    path = tmp_path / EVERY[name].images / str(annotations.image[1])
     Image.fromarray(picture("static-gym", 0)).save(path)
     with pytest.raises(ValueError, match=rf"{path.name}: .*{name} must have .*\(1280, 720\)\."):
         show(1)
@@ -163,14 +169,14 @@ def test_photographs_of_another_size_are_refused(tmp_path, name):
 def test_without_masks_none_is_read(tmp_path):
     write_set(tmp_path, "static-gym", 3)
     config = Licensed(train=("static-gym",), masks=False)
-    people = read_annotations("static-gym", root=tmp_path)
+    annotations = read_annotations("static-gym", root=tmp_path)
     path = tmp_path / "env_masks"
     path.rename(tmp_path / "away")
-    found = LicensedImages([people], config, root=tmp_path).crops(0, AS_ANNOTATED)
+    found = LicensedImages([annotations], config, root=tmp_path).crops(0, AS_ANNOTATED)
     assert unpack_mask(found.mask).shape == (1, 224, 224)
     assert unpack_mask(found.mask).all()
     with pytest.raises(FileNotFoundError, match=r"_env\.png"):
-        LicensedImages([people], Licensed(train=("static-gym",)), root=tmp_path).crops(0, 0)
+        LicensedImages([annotations], Licensed(train=("static-gym",)), root=tmp_path).crops(0, 0)
 
 
 def test_a_variant_is_one_crop_whoever_makes_it(images, root, parts):
@@ -214,19 +220,18 @@ def test_the_surroundings_hold_all_that_the_crop_shows(box):
 
 def test_examples_are_joined_in_the_order_of_their_keys(images):
     keys = [[(2, 0), (9, 1)], [(2, AS_ANNOTATED)]]
-    first, second = loaded(images, keys, 0)
-    assert isinstance(first, Example)
-    assert first.crops.image.shape == (2, 3, 224, 224)
-    assert torch.equal(first.persons.box[1], images.person(9).box[0])
-    assert torch.equal(second.crops.box, images.person(2).box)
+    (persons, crops), (_, last) = loaded(images, keys, 0)
+    assert crops.image.shape == (2, 3, 224, 224)
+    assert torch.equal(persons.box[1], images.person(9).box[0])
+    assert torch.equal(last.box, images.person(2).box)
 
 
 def test_other_processes_give_the_same(images):
     keys = [[(1, 0)], [(6, 3)], [(11, 2)]]
     here, there = list(loaded(images, keys, 0)), list(loaded(images, keys, 1))
-    for one, other in zip(here, there, strict=True):
-        assert torch.equal(one.crops.image, other.crops.image)
-        assert torch.equal(one.persons.points, other.persons.points)
+    for (persons, crops), (same, shown) in zip(here, there, strict=True):
+        assert torch.equal(crops.image, shown.image)
+        assert torch.equal(persons.points, same.points)
 
 
 def stream_of(images, rank=0):
@@ -274,31 +279,9 @@ def test_a_stream_leaves_the_global_random_numbers_alone(images):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_test_sets_are_not_varied(root):
-    found = evaluation_batches("emdb-p1-occl", Colours(), default_focal=True, batch=2, root=root)
-    (first, rows), (second, last) = list(found)
-    assert (len(first), len(second)) == (len(rows), len(last)) == (2, 1)
-    assert torch.equal(first.box, rows.box)
-    assert first.image_size.tolist() == [[1440, 1920]] * 2
-    for i, row in enumerate((0, 1)):
-        expected = crop(picture("emdb-p1-occl", row), rows.box[i]).mean((1, 2))
-        torch.testing.assert_close(first.features[i], expected, atol=0.03, rtol=0)
-    assert first.mask[0].all()  # not judged good
-    mask = cut(figure("emdb-p1-occl"), rows.box[1], size=256) > 0
-    assert 0 < mask.mean() < 1
-    assert first.mask[1].tolist() == mask.tolist()
-
-
-def test_training_and_test_sets_are_not_mixed_up(root):
-    people = read_annotations("static-gym", root=root)
+def test_training_sets_are_no_test_sets(root):
     with pytest.raises(ValueError, match="static-gym is for training; expected a test set"):
-        TestImages(people, root=root)
-    batch, rows = next(
-        evaluation_batches("3dpw-test-cam", Colours(), default_focal=False, root=root)
-    )
-    assert rows.name == "3dpw-test-cam"
-    assert batch.focal.tolist() == [900.0] * 3
-    assert batch.mask.all()
+        store_of_test("static-gym", root)
 
 
 @pytest.mark.parametrize(

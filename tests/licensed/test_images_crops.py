@@ -10,13 +10,13 @@ from humr.licensed.datasets import SETS
 from humr.licensed.images import (
     DEVIATION,
     MEAN,
+    box_coordinates,
     crop,
-    cut,
+    crop_bounds,
     photograph,
     quantised,
-    to_crop,
+    resample_window,
     varied,
-    window,
 )
 
 
@@ -70,17 +70,17 @@ def test_photographs_of_3dpw_have_the_annotated_size(tmp_path, name):
 
 
 def test_windows_are_truncated_towards_zero():
-    assert window(box(50.0, 30.0, 21.0)) == (39, 19, 60, 40)
-    assert window(box(5.0, 3.0, 21.0)) == (-5, -7, 15, 13)
+    assert crop_bounds(box(50.0, 30.0, 21.0)) == (39, 19, 60, 40)
+    assert crop_bounds(box(5.0, 3.0, 21.0)) == (-5, -7, 15, 13)
     with pytest.raises(ValueError, match=r"a pixel wide or more; got a side of 0\.5 px"):
-        window(box(5.5, 3.5, 0.5))
+        crop_bounds(box(5.5, 3.5, 0.5))
 
 
 @pytest.mark.parametrize("side", [20, 30, 37])
 def test_shrinking_averages_areas(photo, side):
     size = 7
-    got = cut(photo, box(30.0, 22.0, float(side)), size=size)
-    x0, y0, x1, y1 = window(box(30.0, 22.0, float(side)))
+    got = resample_window(photo, box(30.0, 22.0, float(side)), size=size)
+    x0, y0, x1, y1 = crop_bounds(box(30.0, 22.0, float(side)))
     part = photo[y0:y1, x0:x1].astype(float)
     fine = part.repeat(size, 0).repeat(size, 1)  # every result pixel is now a whole block
     expected = fine.reshape(size, y1 - y0, size, x1 - x0, 3).mean((1, 3))
@@ -88,25 +88,27 @@ def test_shrinking_averages_areas(photo, side):
 
 
 def test_growing_is_bilinear(photo):
-    got = cut(photo, box(30.0, 22.0, 12.0), size=29)
+    got = resample_window(photo, box(30.0, 22.0, 12.0), size=29)
     part = torch.from_numpy(photo[16:28, 24:36].astype(np.float32)).permute(2, 0, 1)[None]
     expected = interpolate(part, size=(29, 29), mode="bilinear", align_corners=False)[0]
     np.testing.assert_allclose(got, expected.permute(1, 2, 0), atol=1e-3)
 
 
 def test_a_window_of_the_same_size_is_copied(photo):
-    np.testing.assert_array_equal(cut(photo, box(30.0, 22.0, 16.0), size=16), photo[14:30, 22:38])
     np.testing.assert_array_equal(
-        cut(photo[..., 1], box(30.0, 22.0, 16.0), size=16), photo[14:30, 22:38, 1]
+        resample_window(photo, box(30.0, 22.0, 16.0), size=16), photo[14:30, 22:38]
+    )
+    np.testing.assert_array_equal(
+        resample_window(photo[..., 1], box(30.0, 22.0, 16.0), size=16), photo[14:30, 22:38, 1]
     )
 
 
 def test_beyond_the_photograph(photo):
-    got = cut(photo, box(2.0, 44.0, 16.0), size=16, outside=9.0)
+    got = resample_window(photo, box(2.0, 44.0, 16.0), size=16, outside=9.0)
     np.testing.assert_array_equal(got[:12, 6:], photo[36:48, 0:10])
     assert (got[12:] == 9).all()
     assert (got[:, :6] == 9).all()
-    assert (cut(photo, box(-90.0, 500.0, 16.0), size=4) == 0).all()
+    assert (resample_window(photo, box(-90.0, 500.0, 16.0), size=4) == 0).all()
 
 
 def test_crops_are_standardised(photo):
@@ -119,7 +121,7 @@ def test_crops_are_standardised(photo):
 
 def test_points_in_the_crop():
     points = torch.tensor([[[10.0, 50.0], [30.0, 50.0], [20.0, 40.0]]])
-    got = to_crop(points, torch.tensor([[20.0, 50.0, 20.0]]))
+    got = box_coordinates(points, torch.tensor([[20.0, 50.0, 20.0]]))
     assert got.tolist() == [[[-1, 0], [1, 0], [0, -1]]]
 
 
@@ -131,7 +133,7 @@ def test_quantised_points_follow_the_official_arithmetic(rng):
     expected = 2 * pixels / size - 1
     assert (pixels < 0).any()
     where = torch.tensor([*centre, side])
-    got = quantised(to_crop(torch.from_numpy(points), where))
+    got = quantised(box_coordinates(torch.from_numpy(points), where))
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 

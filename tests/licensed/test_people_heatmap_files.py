@@ -32,34 +32,6 @@ def test_values_find_their_place(samples):
     assert torch.equal(samples.peak, stored[..., 2].max(1).values)
 
 
-def test_outside_the_mask(samples):
-    outside = samples.outside(torch.tensor([True, False]))
-    assert outside[0, :5, 0].tolist() == [False, False, False, True, True]  # 0, .3, .6, .9, 1.2
-    assert outside[1].all()
-
-
-def test_draws_keep_joints_together_and_repeat_nothing(samples, generator):
-    drawn = samples.draw(25, generator=generator)
-    assert drawn.points.shape == (2, 25, 17, 2)
-    which = drawn.points[..., 0] - torch.tensor([3000.0, 0.0])[:, None, None]
-    assert (which == which[..., :1]).all()  # all joints of one sample
-    first, second = which[0, :, 0].long(), which[1, :, 0].long()
-    assert len(first.unique()) == len(second.unique()) == 25
-    assert first.tolist() != second.tolist()
-    assert torch.equal(drawn.confidence[1], samples.confidence[1, second])
-    assert torch.equal(drawn.distance[0], samples.distance[0, first])
-    every = samples.draw(150, generator=generator)
-    assert torch.equal(every.peak, samples.peak)
-    again = samples.draw(25, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again.points, drawn.points)
-
-
-@pytest.mark.parametrize("count", [0, 151])
-def test_draws_refuse_impossible_counts(samples, generator, count):
-    with pytest.raises(ValueError, match=rf"lie in 1\.\.150, the stored samples; got {count}"):
-        samples.draw(count, generator=generator)
-
-
 def test_bad_files(tmp_path):
     path = write_heatmap_samples(tmp_path, "agora-bfh", 5)
     whole = path.read_bytes()

@@ -10,11 +10,11 @@ from humr.licensed.vitpose import (
     COLUMNS,
     KERNEL,
     ROWS,
+    crop_pixels,
     decode,
     from_photograph,
     middle,
     smooth,
-    to_crop,
     to_photograph,
 )
 
@@ -71,9 +71,9 @@ def test_going_back(generator):
 
 def test_cells_in_the_square_crop():
     cells = torch.tensor([[0.0, 0.0], [47.0, 63.0], [23.5, 0.0]])
-    np.testing.assert_allclose(to_crop(cells), [[32, 0], [224, 256], [128, 0]], atol=1e-4)
+    np.testing.assert_allclose(crop_pixels(cells), [[32, 0], [224, 256], [128, 0]], atol=1e-4)
     box = torch.tensor([[128.0, 128.0, 256.0]])  # the crop is the photograph
-    torch.testing.assert_close(to_crop(cells), to_photograph(cells[None], box)[0])
+    torch.testing.assert_close(crop_pixels(cells), to_photograph(cells[None], box)[0])
 
 
 # --------------------------------------------------------------------------- decoding
