@@ -1,18 +1,20 @@
-"""Run a model over records and measure it: one row per image, lengths in mm, pixels of 256.
+"""Measure a model over images: one row per image, lengths in mm, image errors in pixels of 256.
 
 Hypotheses are drawn and measured in pieces, so that any number of them fits: what is kept of each
-is its joints and errors (see `measures`). The mode is the first of the hypotheses, as in HuMR.
+is its joints and errors. The first hypothesis is the mode. Best, worst, mean and median are over
+all of them (HuMR counts the mode among its hundred); whatever describes the distribution
+(`sample`, scores, spread, coverage, ranks) is over the random ones. A single hypothesis, the mode,
+stands for both: a point forecast, whose energy score is its MPJPE, with spread 0 and intervals
+that hold nothing. `Forecast` and `Truth` serve the open world and licensed photographs alike.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,43 +22,45 @@ from humr import metrics
 from humr.batches import Batch
 from humr.bodies.body import Body
 from humr.bodies.surface import surface_errors, vertex_weights
-from humr.files import in_place_of
 from humr.geometry import matrix_to_sixd
-from humr.metrics import quantile, rank
+from humr.metrics import quantile
 from humr.model import Humr, Hypotheses, Observation, People
 from humr.skeletons import COCO17, COCO17_FROM_BLAZEPOSE, COMMON14
 
-# What is measured of an image's hypotheses: every function returns columns, a value per image.
-#
-# The first hypothesis is the mode. Best, worst, mean and median are over all of them (HuMR
-# counts the mode among its hundred); whatever describes the distribution (`sample`, scores,
-# spread, coverage, ranks) is over the random ones. A single hypothesis, the mode, stands for
-# both: a point forecast, whose energy score is its MPJPE, with spread 0 and intervals that hold
-# nothing. Lengths are in millimetres, image errors in pixels of a box of 256.
-
-
 PIXELS = 256  # side of the box in which image errors are counted (HuMR, supplement)
 CERTAIN = 0.5  # a joint counts as visible in HuMR's tables above this confidence of the detector
-PIECE = 128  # hypotheses whose image errors are computed at once
+PIECE = 128  # hypotheses of an image that are computed at once
+BODIES = 20 * PIECE  # hypotheses of all images that are held at once
+STREAMED = 512  # hypotheses at a time of which only statistics are kept
 HIPS = COMMON14.indices(["left_hip", "right_hip"])
 COCO_HIPS = COCO17.indices(["left_hip", "right_hip"])
 LIMBS = tuple(range(5, 17))  # of COCO-17: what the detector's own 3D landmarks share with ours
 RANKED = COCO17.indices([f"{side}_{part}" for part in ("wrist", "ankle")
                          for side in ("left", "right")])  # fmt: skip
 KINDS: tuple[str, ...] = ("mpjpe", "pa_mpjpe", "pve", "wpve")
+Columns = Mapping[str, Any]  # a value per image (tensor, array, list), or one for all of them
 
 
-@dataclass(frozen=True)
+# ------------------------------------------------------------ what is compared with what
+
+
+@dataclass(frozen=True, kw_only=True)
 class Truth:
-    """Labels and evaluation-only facts of a batch."""
+    """Labels of a batch: what every measure needs."""
 
-    batch: Batch
-    seen: Batch  # what the network was shown: differs if it is not told the focal length
-    common14: Float[Tensor, "batch 14 3"]  # about the middle of the hips
-    coco17: Float[Tensor, "batch 17 3"]  # in camera space
-    vertices: Float[Tensor, "batch vertices 3"]  # about the middle of the hips
+    seen: Batch  # what the network was shown
+    joints: Float[Tensor, "batch joints 3"]  # about the root, here the middle of the hips
+    vertices: Float[Tensor, "batch vertices 3"]  # about the root
+    coco17: Float[Tensor, "batch 17 3"]
     visible: Bool[Tensor, "batch 17"]
     hidden: Bool[Tensor, "batch 17"]  # by the body itself, by an object, or outside
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedTruth(Truth):
+    """What the renderer of the open world knows beside them; `coco17` is in camera space."""
+
+    batch: Batch  # with the labels; differs from `seen` if that lacks the focal length
     covered: Bool[Tensor, "batch 17"]  # hidden, but inside the photograph
     silhouette: Bool[Tensor, "batch rows columns"]  # person or object: where a joint may be
     landmarks: Float[Tensor, "batch 33 3"]  # the detector's own 3D joints
@@ -70,7 +74,7 @@ class Truth:
 
 @runtime_checkable
 class Images(Protocol):
-    """Images with labels, of whatever world: all that `evaluate` asks of them."""
+    """Images with labels: all that `evaluate` asks of them."""
 
     @property
     def features(self) -> Float[Tensor, "images features"]:
@@ -83,24 +87,168 @@ class Images(Protocol):
 
     def truth(
         self, body: Body, *, samples: int, generator: torch.Generator, default_focal: bool = False
-    ) -> Truth:
+    ) -> RenderedTruth:
         """Return inputs and labels on the body's device; the network reads heatmap samples."""
         ...
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is kept of a batch's hypotheses, the mode first: joints and errors, never vertices."""
+    """What is kept of hypotheses, the mode first: joints and errors, never all meshes."""
 
-    common14: Float[Tensor, "batch hypotheses 14 3"]  # about the middle of the hips
+    joints: Float[Tensor, "batch hypotheses joints 3"]  # those of `Truth.joints`
     coco17: Float[Tensor, "batch hypotheses 17 3"]  # in camera space
-    errors: Float[Tensor, "batch hypotheses 4"]  # `KINDS`, metres
-    mean_vertices: Float[Tensor, "batch vertices 3"]  # over the hypotheses
+    errors: Float[Tensor, "batch hypotheses kinds"]  # `KINDS`, metres; of photographs no "wpve"
+    mean_vertices: Float[Tensor, "batch vertices 3"]  # over the hypotheses that count
+    include_z0: bool = True  # whether the mode counts as one of the hypotheses
+
+    @property
+    def counted(self) -> slice:
+        """The hypotheses among which the best is looked for."""
+        return slice(0 if self.include_z0 else 1, None)
 
     @property
     def random(self) -> slice:
         """The random hypotheses: all but the first, unless it is the only one."""
         return slice(min(1, self.errors.shape[1] - 1), None)
+
+
+# ------------------------------------------------------------------- a row per image
+
+
+@torch.no_grad()
+def evaluate(
+    model: Humr,
+    body: Body,
+    images: Images,
+    *,
+    hypotheses: int,
+    seed: int = 0,
+    batch: int = 20,
+    default_focal: bool = False,
+) -> pd.DataFrame:
+    """Measure the posterior of every image by `hypotheses` poses, the mode and random ones.
+
+    With `default_focal` the model takes the photograph's diagonal for its focal length.
+    """
+    parts = _forecasts(model, body, images, hypotheses, seed, batch, default_focal=default_focal)
+    return table(
+        {
+            "image": number,
+            **accuracy(drawn, truth),
+            **scores(drawn, truth),
+            **consistency(drawn, truth),
+            **calibration(drawn, truth),
+            **peer(drawn, truth),
+            **density(model, observation, truth.batch),
+            **truth.facts,
+            "hidden": truth.hidden.sum(-1),
+        }
+        for number, drawn, truth, observation in parts
+    )
+
+
+@torch.no_grad()
+def curve(
+    model: Humr,
+    body: Body,
+    images: Images,
+    counts: Sequence[int],
+    *,
+    seed: int = 0,
+    batch: int = 20,
+) -> pd.DataFrame:
+    """Measure the best of n hypotheses for every n in `counts`: one row per image and n."""
+    parts = _forecasts(model, body, images, largest_count(counts), seed, batch)
+    return table(
+        {"image": number, "n": n, **best_of_n(drawn, n)}
+        for number, drawn, *_ in parts
+        for n in counts
+    )
+
+
+def _forecasts(
+    model: Humr,
+    body: Body,
+    images: Images,
+    hypotheses: int,
+    seed: int,
+    batch: int,
+    *,
+    default_focal: bool = False,
+) -> Iterator[tuple[range, Forecast, RenderedTruth, Observation]]:
+    """Draw and measure the hypotheses of a few images at a time."""
+    expected, got = len(model.encoder.feature_mean), images.features.shape[1]
+    if expected != got:
+        raise ValueError(
+            f"the network reads {expected} image features; these records hold {got}. They were "
+            "made for another configuration"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    samples = max(1, model.heatmap_samples)  # some networks read samples, and a batch has some
+    body = body.to(model.flow.mean.device)
+    for here in parts_of(len(images), hypotheses, batch=batch, held=BODIES):
+        some = images[slice(here.start, here.stop)]
+        truth = some.truth(body, samples=samples, generator=generator, default_focal=default_focal)
+        observation = model.observe(truth.seen)
+        pieces = model.stream(observation, hypotheses, generator, piece=PIECE)
+        yield here, forecast(pieces, truth, body), truth, observation
+
+
+def parts_of(images: int, hypotheses: int, *, batch: int, held: int) -> Iterator[range]:
+    """Number images, `batch` at a time, or fewer: at most `held` hypotheses of all of them."""
+    if hypotheses < 1:
+        raise ValueError(f"hypotheses must be at least 1; got {hypotheses}")
+    batch = min(batch, max(1, held // hypotheses))
+    for start in tqdm(range(0, images, batch), desc="evaluation", mininterval=2):
+        yield range(start, min(start + batch, images))
+
+
+def table(parts: Iterable[Columns]) -> pd.DataFrame:
+    """Join what was measured of some images at a time."""
+    frames = [
+        pd.DataFrame({n: v.cpu().numpy() if isinstance(v, Tensor) else v for n, v in part.items()})
+        for part in parts
+    ]
+    if not frames:
+        raise ValueError("there are no images to evaluate")
+    return pd.concat(frames, ignore_index=True)
+
+
+def largest_count(counts: Sequence[int]) -> int:
+    """Return the largest of some numbers of hypotheses, which must all be positive."""
+    if not counts or min(counts) < 1:
+        raise ValueError(f"counts must be positive numbers of hypotheses; got {list(counts)}")
+    return max(counts)
+
+
+def best_of_n(drawn: Forecast, n: int) -> dict[str, Tensor]:
+    """Errors (mm) of the best of n hypotheses.
+
+    `_best` is among the first n that are drawn, the mode and n - 1 random ones (HuMR, Fig. S1).
+    `_expected` is its average over all choices of n - 1 among the random hypotheses: the same
+    quantity without the luck of the order.
+    """
+    errors = _errors(drawn)
+    best = {f"{kind}_best": metrics.best_of_first(error, n) for kind, error in errors.items()}
+    return best | {f"{kind}_expected": expected(error, n) for kind, error in errors.items()}
+
+
+def expected(errors: Float[Tensor, "*batch hypotheses"], n: int) -> Float[Tensor, "*batch"]:
+    """Best of the mode and n - 1 others, over all choices."""
+    mode, others = errors[..., 0], errors[..., 1:]
+    if n == 1:
+        return mode
+    return metrics.expected_best_of(torch.minimum(others, mode[..., None]), n - 1)
+
+
+def summary(rows: pd.DataFrame) -> dict[str, float]:
+    """Means over images; images without the quantity (NaN) are left out, and then quantities."""
+    numeric = rows.drop(columns=["image", "template"]).astype(float)
+    return {str(n): round(float(v), 4) for n, v in numeric.mean().dropna().items()}
+
+
+# ------------------------------------------------------------------ hypotheses measured
 
 
 @torch.no_grad()
@@ -120,7 +268,7 @@ def forecast(pieces: Iterable[People], truth: Truth, body: Body) -> Forecast:
         surface, added = surface_errors(
             body, rotations, betas, translation[:, None] - root, truth.vertices, weights
         )
-        target = truth.common14[:, None]
+        target = truth.joints[:, None]
         pose = [metrics.mpjpe(joints, target), metrics.pa_mpjpe(joints, target)]
         errors.append(torch.cat([torch.stack(pose, -1), surface], -1))
         common.append(joints)
@@ -139,71 +287,101 @@ def of_image(
     return betas[:, 0], translation[:, 0]
 
 
+def energy_of(
+    drawn: Hypotheses, batch: Batch, body: Body
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Energy score and MPJPE of the mode in metres: the two numbers that validation watches."""
+    target = body.keypoints(batch.rotations, batch.betas, "common14")
+    target = metrics.centre(target, HIPS)
+    samples = metrics.centre(drawn.samples.keypoints(body, "common14"), HIPS)
+    mode = metrics.centre(drawn.mode.keypoints(body, "common14"), HIPS)
+    return metrics.energy_score(samples, target), metrics.mpjpe(mode, target)
+
+
+# --------------------------------------------------- measures: columns of a value per image
+
+
+def _errors(drawn: Forecast) -> dict[str, Float[Tensor, "batch hypotheses"]]:
+    """All kinds of errors, mm."""
+    return dict(zip(KINDS, (1e3 * drawn.errors).unbind(-1), strict=False))
+
+
 def accuracy(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     """MPJPE, PA-MPJPE, PVE of the mode, of single hypotheses, and picked in hindsight.
 
-    Joint errors are of the common 14 joints. The best and the worst are taken for each error by
-    itself. The mean is of points, not of rotations; the median is the hypothesis that is nearest
-    to all others (`metrics.medoid`). `wpve` weights the vertices by area.
+    The best and the worst are taken for each error by itself. The mean is of points, not of
+    rotations; the median is the hypothesis that is nearest to all others (`metrics.medoid`).
+    `wpve` weights the vertices by area.
     """
-    errors = dict(zip(KINDS, (1e3 * drawn.errors).unbind(-1), strict=True))
-    mean = mean_errors(
-        drawn.common14, truth.common14, metrics.pve(drawn.mean_vertices, truth.vertices)
-    )
-    return summaries(errors, mean, metrics.medoid(drawn.common14), drawn.random)
-
-
-def mean_errors(
-    joints: Float[Tensor, "batch hypotheses joints 3"],
-    target: Float[Tensor, "batch joints 3"],
-    surface: Float[Tensor, " batch"],
-) -> dict[str, Tensor]:
-    """Errors of the mean of the hypotheses, mm; that of the mean surface is given in metres."""
-    mean = metrics.mean_pose(joints)
-    return {
-        "mpjpe": 1e3 * metrics.mpjpe(mean, target),
-        "pa_mpjpe": 1e3 * metrics.pa_mpjpe(mean, target),
-        "pve": 1e3 * surface,
+    errors, joints = _errors(drawn), drawn.joints[:, drawn.counted]
+    mean, middle = metrics.mean_pose(joints), metrics.medoid(joints)[:, None]
+    of_mean = {
+        "mpjpe": 1e3 * metrics.mpjpe(mean, truth.joints),
+        "pa_mpjpe": 1e3 * metrics.pa_mpjpe(mean, truth.joints),
+        "pve": 1e3 * metrics.pve(drawn.mean_vertices, truth.vertices),
     }
-
-
-def summaries(
-    errors: dict[str, Tensor],
-    mean: dict[str, Tensor],
-    medoid: Int[Tensor, " batch"],
-    random: slice,
-) -> dict[str, Tensor]:
-    """Columns of errors (batch, hypotheses), the mode first; all kinds of them where `mean` is."""
-    middle = medoid[:, None]
-    result = {f"{name}_mode": e[:, 0] for name, e in errors.items()}
-    result |= {f"{name}_best": e.amin(-1) for name, e in errors.items()}
-    for name, of_mean in mean.items():
-        error = errors[name]
-        result[f"{name}_sample"] = error[:, random].mean(-1)
-        result[f"{name}_mean"] = of_mean
-        result[f"{name}_median"] = error.gather(1, middle)[:, 0]
-        result[f"{name}_worst"] = error.amax(-1)
+    counted = {name: error[:, drawn.counted] for name, error in errors.items()}
+    result = {f"{name}_mode": error[:, 0] for name, error in errors.items()}
+    result |= {f"{name}_best": error.amin(-1) for name, error in counted.items()}
+    for name, value in of_mean.items():
+        result[f"{name}_sample"] = errors[name][:, drawn.random].mean(-1)
+        result[f"{name}_mean"] = value
+        result[f"{name}_median"] = counted[name].gather(1, middle)[:, 0]
+        result[f"{name}_worst"] = counted[name].amax(-1)
     return result
 
 
 def scores(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
-    """Energy scores: of the common 14 joints one by one, as a whole, and by visibility.
+    """Energy scores: of the joints one by one, as a whole, and by visibility.
 
-    The last two are of COCO-17 joints with the hips' middle at the origin, truly visible or
-    hidden; NaN in images without such joints.
+    The last two are of COCO-17 joints with the hips' middle at the origin; NaN in images without
+    such joints.
     """
-    samples = drawn.common14[:, drawn.random]
-    coco = metrics.centre(drawn.coco17[:, drawn.random], COCO_HIPS)
-    by_joint = metrics.energy_score_by_joint(coco, metrics.centre(truth.coco17, COCO_HIPS))
+    joints = drawn.joints[:, drawn.random]
+    by_joint = metrics.energy_score_by_joint(*_centred(drawn, truth))
     return {
-        "energy_score": 1e3 * metrics.energy_score(samples, truth.common14),
-        "joint_energy_score": 1e3 * metrics.joint_energy_score(samples, truth.common14),
+        "energy_score": 1e3 * metrics.energy_score(joints, truth.joints),
+        "joint_energy_score": 1e3 * metrics.joint_energy_score(joints, truth.joints),
         "energy_visible": 1e3 * metrics.masked_mean(by_joint, truth.visible),
         "energy_hidden": 1e3 * metrics.masked_mean(by_joint, truth.hidden),
     }
 
 
-def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+def calibration(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+    """Coverage and ranks of COCO-17 coordinates with the hips' middle at the origin.
+
+    `cover`: share of joint coordinates inside the central 50 and 90 % of the samples, by
+    visibility (ideal: .5, .9). The 90 % need at least 19 samples; fewer cover less, however good
+    they are. `rank`: number of samples below the truth, of wrists and ankles, in camera axes
+    (ideal: uniform over images).
+    """
+    samples, target = _centred(drawn, truth)
+    result = {}
+    for level in (50, 90):
+        tail = (1 - level / 100) / 2
+        low, high = quantile(samples, tail), quantile(samples, 1 - tail)
+        inside = ((target >= low) & (target <= high)).to(samples.dtype)
+        for name, axes in (("xy", slice(0, 2)), ("z", slice(2, 3))):
+            share = inside[..., axes].mean(-1)
+            result[f"cover{level}_{name}_visible"] = metrics.masked_mean(share, truth.visible)
+            result[f"cover{level}_{name}_hidden"] = metrics.masked_mean(share, truth.hidden)
+    ranks = metrics.rank(samples[:, :, list(RANKED)], target[:, list(RANKED)])
+    return result | {
+        f"rank_{COCO17.names[joint]}_{name}": ranks[:, place, axis]
+        for place, joint in enumerate(RANKED)
+        for axis, name in enumerate("xyz")
+    }
+
+
+def _centred(
+    drawn: Forecast, truth: Truth
+) -> tuple[Float[Tensor, "batch hypotheses 17 3"], Float[Tensor, "batch 17 3"]]:
+    """COCO-17 of the random hypotheses and of the labels, about the middle of the hips."""
+    samples = metrics.centre(drawn.coco17[:, drawn.random], COCO_HIPS)
+    return samples, metrics.centre(truth.coco17, COCO_HIPS)
+
+
+def consistency(drawn: Forecast, truth: RenderedTruth) -> dict[str, Tensor]:
     """2D error on visible joints, spread, and how many hidden joints stay on the silhouette.
 
     Twice. By what the renderer knows: PercIn and MinDist are then of joints that are hidden inside
@@ -259,50 +437,7 @@ def agreement(
     }
 
 
-def calibration(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
-    """Coverage and ranks of COCO-17 coordinates with the hips' middle at the origin.
-
-    `cover`: share of joint coordinates inside the central 50 and 90 % of the samples (ideal: .5,
-    .9). The 90 % need at least 19 samples; fewer cover less, however good they are.
-    `rank`: number of samples below the truth, in camera axes (ideal: uniform over images).
-    """
-    samples = metrics.centre(drawn.coco17[:, drawn.random], COCO_HIPS)
-    target = metrics.centre(truth.coco17, COCO_HIPS)
-    return coverage(samples, target, truth.visible, truth.hidden) | ranks(samples, target)
-
-
-def coverage(
-    samples: Float[Tensor, "batch hypotheses 17 3"],
-    target: Float[Tensor, "batch 17 3"],
-    visible: Bool[Tensor, "batch 17"],
-    hidden: Bool[Tensor, "batch 17"],
-) -> dict[str, Tensor]:
-    """Share of coordinates inside the central 50 and 90 % of the samples, by visibility."""
-    result = {}
-    for level in (50, 90):
-        tail = (1 - level / 100) / 2
-        low, high = quantile(samples, tail), quantile(samples, 1 - tail)
-        inside = ((target >= low) & (target <= high)).to(samples.dtype)
-        for name, axes in (("xy", slice(0, 2)), ("z", slice(2, 3))):
-            share = inside[..., axes].mean(-1)
-            result[f"cover{level}_{name}_visible"] = metrics.masked_mean(share, visible)
-            result[f"cover{level}_{name}_hidden"] = metrics.masked_mean(share, hidden)
-    return result
-
-
-def ranks(
-    samples: Float[Tensor, "batch hypotheses 17 3"], target: Float[Tensor, "batch 17 3"]
-) -> dict[str, Tensor]:
-    """Count the samples below the truth, of wrists and ankles, in camera axes."""
-    found = rank(samples[:, :, list(RANKED)], target[:, list(RANKED)])
-    return {
-        f"rank_{COCO17.names[joint]}_{name}": found[:, place, axis]
-        for place, joint in enumerate(RANKED)
-        for axis, name in enumerate("xyz")
-    }
-
-
-def peer(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+def peer(drawn: Forecast, truth: RenderedTruth) -> dict[str, Tensor]:
     """PA-MPJPE over the 12 limb joints: our mode and the detector's own 3D landmarks."""
     chosen = [COCO17_FROM_BLAZEPOSE[i] for i in LIMBS]
     target = truth.coco17[:, list(LIMBS)]
@@ -313,10 +448,47 @@ def peer(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     }
 
 
-# A million hypotheses of one image: to statistics or to disk, in the memory of a few hundred.
+def density(model: Humr, observation: Observation, batch: Batch) -> dict[str, Tensor]:
+    """Likelihood of the true pose, nats per dimension, and the flow's log-volume at the mode."""
+    sixd = matrix_to_sixd(batch.rotations).flatten(1)[:, None]
+    log_prob = model.flow.log_prob(sixd, observation.condition)[:, 0]
+    return {"nll": -log_prob / model.flow.dim, "log_det": log_volume(model, observation)}
 
 
-STREAMED = 512  # hypotheses at a time
+def log_volume(model: Humr, observation: Observation) -> Float[Tensor, " batch"]:
+    """Logarithm of the factor by which the flow widens volumes at the mode."""
+    mode = model.flow.mean.new_zeros(len(observation.betas), 1, model.flow.dim)
+    return model.flow.generate(mode, observation.condition)[1][:, 0]
+
+
+# ---------------------------- a million hypotheses of one image, in the memory of a few hundred
+
+
+@torch.no_grad()
+def joints(
+    model: Humr, body: Body, batch: Batch, count: int, *, generator: torch.Generator
+) -> Iterator[Float[Tensor, "samples 55 3"]]:
+    """Yield the joints of `count` random hypotheses of one image, camera space, in pieces."""
+    if len(batch) != 1:
+        raise ValueError(f"expected a batch of one image; got {len(batch)}")
+    if count < 1:
+        raise ValueError(f"count must be at least 1 hypothesis; got {count}")
+    observation = model.observe(batch)
+    pieces = model.stream(observation, count, generator, mode=False, piece=STREAMED)
+    with tqdm(total=count, desc="hypotheses", unit="body", mininterval=2) as bar:
+        for people in pieces:
+            yield people[0].joints(body)
+            bar.update(people.sixd.shape[1])
+
+
+def statistics(
+    model: Humr, body: Body, batch: Batch, count: int, *, generator: torch.Generator
+) -> "Running":
+    """Mean and covariance of every joint over any number of hypotheses of one image."""
+    running = Running()
+    for piece in joints(model, body, batch, count, generator=generator):
+        running.add(piece)
+    return running
 
 
 @dataclass
@@ -358,215 +530,3 @@ class Running:
     def deviation(self) -> Float[Tensor, " joints"]:
         """Root mean square distance of every joint to its mean."""
         return self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
-
-
-def joints(
-    model: Humr, body: Body, batch: Batch, count: int, *, generator: torch.Generator
-) -> Iterator[Float[Tensor, "samples 55 3"]]:
-    """Yield the joints of `count` random hypotheses of one image, camera space, in pieces."""
-    if len(batch) != 1:
-        raise ValueError(f"expected a batch of one image; got {len(batch)}")
-    if count < 1:
-        raise ValueError(f"count must be at least 1 hypothesis; got {count}")
-    with tqdm(total=count, desc="hypotheses", unit="body", mininterval=2) as bar:
-        for people in model.stream(batch, count, generator=generator, chunk=STREAMED):
-            found = people[0].joints(body).detach()
-            yield found
-            bar.update(len(found))
-
-
-def statistics(
-    model: Humr, body: Body, batch: Batch, count: int, *, generator: torch.Generator
-) -> Running:
-    """Mean and covariance of every joint over any number of hypotheses of one image."""
-    running = Running()
-    for piece in joints(model, body, batch, count, generator=generator):
-        running.add(piece)
-    return running
-
-
-def to_disk(
-    path: Path, model: Humr, body: Body, batch: Batch, count: int, *, generator: torch.Generator
-) -> Path:
-    """Write the joints of `count` hypotheses of one image as (count, 55, 3) in an `.npy` file.
-
-    Written piece by piece (660 bytes a hypothesis), and whole or not at all.
-    """
-    if path.suffix != ".npy":
-        raise ValueError(f"expected a path that ends in .npy; got {path.name}")
-    start, shape = 0, (count, 55, 3)
-    with in_place_of(path) as part:
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-        for piece in joints(model, body, batch, count, generator=generator):
-            array[start : start + len(piece)] = piece.float().cpu().numpy()
-            start += len(piece)
-        array.flush()
-        del array
-    return path
-
-
-BODIES = 20 * PIECE  # hypotheses of all images that are held at once
-
-
-@torch.no_grad()
-def evaluate(
-    model: Humr,
-    body: Body,
-    records: Images,
-    *,
-    hypotheses: int,
-    seed: int = 0,
-    batch: int = 20,
-    default_focal: bool = False,
-) -> pd.DataFrame:
-    """Measure the posterior of every image by `hypotheses` poses, the mode and random ones.
-
-    With `default_focal` the model takes the photograph's diagonal for its focal length.
-    """
-    rows = []
-    parts = _parts(model, body, records, hypotheses, seed, batch, default_focal=default_focal)
-    for drawn, truth, observation in parts:
-        columns = {
-            **accuracy(drawn, truth),
-            **scores(drawn, truth),
-            **consistency(drawn, truth),
-            **calibration(drawn, truth),
-            **peer(drawn, truth),
-            **density(model, observation, truth.batch),
-        }
-        frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        for name, value in truth.facts.items():
-            frame[name] = value.cpu().numpy()
-        frame["hidden"] = truth.hidden.sum(-1).cpu().numpy()
-        rows.append(frame)
-    return _join(rows)
-
-
-@torch.no_grad()
-def curve(
-    model: Humr,
-    body: Body,
-    records: Images,
-    counts: Sequence[int],
-    *,
-    seed: int = 0,
-    batch: int = 20,
-) -> pd.DataFrame:
-    """Measure the best of n hypotheses for every n in `counts`: one row per image and n.
-
-    `_best` is among the first n that are drawn, the mode and n - 1 random ones (HuMR, Fig. S1).
-    `_expected` is its average over all choices of n - 1 among the random hypotheses: the same
-    quantity without the luck of the order.
-    """
-    if not counts or min(counts) < 1:
-        raise ValueError(f"counts must be positive numbers of hypotheses; got {list(counts)}")
-    rows = []
-    for drawn, *_ in _parts(model, body, records, max(counts), seed, batch):
-        errors = 1e3 * drawn.errors.mT
-        for n in counts:
-            best = metrics.best_of_first(errors, n)
-            of_any = expected(errors, n)
-            columns = {f"{kind}_best": best[:, i] for i, kind in enumerate(KINDS)}
-            columns |= {f"{k}_expected": of_any[:, i] for i, k in enumerate(KINDS)}
-            frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-            frame.insert(0, "n", n)
-            rows.append(frame)
-    return _join(rows, repeats=len(counts))
-
-
-def expected(errors: Tensor, n: int) -> Tensor:
-    """Best of the mode and n - 1 others, over all choices; errors are (..., hypotheses)."""
-    mode, others = errors[..., 0], errors[..., 1:]
-    if n == 1:
-        return mode
-    return metrics.expected_best_of(torch.minimum(others, mode[..., None]), n - 1)
-
-
-def _join(rows: list[pd.DataFrame], repeats: int = 1) -> pd.DataFrame:
-    """Put the parts together and number their images; a part may repeat its images."""
-    start = 0
-    for place, frame in enumerate(rows):
-        frame.insert(0, "image", range(start, start + len(frame)))
-        if place % repeats == repeats - 1:
-            start += len(frame)
-    return pd.concat(rows, ignore_index=True)
-
-
-def _parts(
-    model: Humr,
-    body: Body,
-    records: Images,
-    hypotheses: int,
-    seed: int,
-    batch: int,
-    *,
-    default_focal: bool = False,
-) -> Iterator[tuple[Forecast, Truth, Observation]]:
-    """Draw and measure a few images at a time, the fewer the more hypotheses each has."""
-    _check(model, records, hypotheses)
-    batch = min(batch, max(1, BODIES // hypotheses))
-    generator = torch.Generator().manual_seed(seed)
-    samples = max(1, model.heatmap_samples)  # some networks read samples, and a batch has some
-    body = body.to(model.flow.mean.device)
-    for start in tqdm(range(0, len(records), batch), desc="evaluation", mininterval=2):
-        part = records[slice(start, start + batch)]
-        truth = part.truth(body, samples=samples, generator=generator, default_focal=default_focal)
-        observation = model.observe(truth.seen)
-        pieces = stream(model, observation, hypotheses, generator)
-        yield forecast(pieces, truth, body), truth, observation
-
-
-def stream(
-    model: Humr, observation: Observation, hypotheses: int, generator: torch.Generator
-) -> Iterator[People]:
-    """Draw the mode and random hypotheses, a bounded number at a time."""
-    images = len(observation.betas)
-    for start in range(0, hypotheses, PIECE):
-        stop = min(start + PIECE, hypotheses)
-        noise = model.noise(images, stop - max(start, 1), generator)
-        if start == 0:
-            noise = torch.cat([noise.new_zeros(images, 1, noise.shape[-1]), noise], 1)
-        yield model.people(observation, noise)
-
-
-def _check(model: Humr, records: Images, hypotheses: int) -> None:
-    if hypotheses < 1:
-        raise ValueError(f"hypotheses must be at least 1, the mode; got {hypotheses}")
-    if not len(records):
-        raise ValueError("there are no images to evaluate: the records are empty")
-    expected, got = len(model.encoder.feature_mean), records.features.shape[1]
-    if expected != got:
-        raise ValueError(
-            f"the network reads {expected} image features; these records hold {got}. They were "
-            "made for another configuration"
-        )
-
-
-def density(model: Humr, observation: Observation, batch: Batch) -> dict[str, Tensor]:
-    """Likelihood of the true pose, nats per dimension, and the flow's log-volume at the mode."""
-    sixd = matrix_to_sixd(batch.rotations).flatten(1)[:, None]
-    log_prob = model.flow.log_prob(sixd, observation.condition)[:, 0]
-    return {"nll": -log_prob / model.flow.dim, "log_det": log_volume(model, observation)}
-
-
-def log_volume(model: Humr, observation: Observation) -> Float[Tensor, " batch"]:
-    """Logarithm of the factor by which the flow widens volumes at the mode."""
-    mode = model.flow.mean.new_zeros(len(observation.betas), 1, model.flow.dim)
-    return model.flow.generate(mode, observation.condition)[1][:, 0]
-
-
-def summary(rows: pd.DataFrame) -> dict[str, float]:
-    """Means over images; images without the quantity (NaN) are left out, and then quantities."""
-    numeric = rows.drop(columns=["image", "template"]).astype(float)
-    return {str(n): round(float(v), 4) for n, v in numeric.mean().dropna().items()}
-
-
-def energy_of(
-    drawn: Hypotheses, batch: Batch, body: Body
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Energy score and MPJPE of the mode in metres: the two numbers that validation watches."""
-    target = body.keypoints(batch.rotations, batch.betas, "common14")
-    target = metrics.centre(target, HIPS)
-    samples = metrics.centre(drawn.samples.keypoints(body, "common14"), HIPS)
-    mode = metrics.centre(drawn.mode.keypoints(body, "common14"), HIPS)
-    return metrics.energy_score(samples, target), metrics.mpjpe(mode, target)

@@ -354,13 +354,25 @@ class Humr(nn.Module):
 
     @torch.no_grad()
     def stream(
-        self, batch: Batch, count: int, *, generator: torch.Generator, chunk: int = 256
+        self,
+        observation: Observation,
+        count: int,
+        generator: torch.Generator,
+        *,
+        mode: bool = True,
+        piece: int = 128,
     ) -> Iterator[People]:
-        """Draw `count` hypotheses in pieces of at most `chunk`: any number in bounded memory."""
-        observation = self.observe(batch)
-        for start in range(0, count, chunk):
-            size = min(chunk, count - start)
-            yield self.people(observation, self.noise(len(batch), size, generator))
+        """Draw `count` hypotheses in pieces: any number in bounded memory.
+
+        The first one is the mode, unless `mode` is False: then all are random.
+        """
+        images = len(observation.betas)
+        for start in range(0, count, piece):
+            first = mode and start == 0
+            noise = self.noise(images, min(piece, count - start) - first, generator)
+            if first:
+                noise = torch.cat([noise.new_zeros(images, 1, DIM), noise], 1)
+            yield self.people(observation, noise)
 
     def log_prob(
         self, batch: Batch, sixd: Float[Tensor, "batch hypotheses 22 6"]

@@ -141,7 +141,7 @@ def test_expected_curve_is_the_mean_over_all_choices_of_random_hypotheses():
 
 
 def test_refuses_what_cannot_be_evaluated(records, body, model):
-    with pytest.raises(ValueError, match="hypotheses must be at least 1, the mode; got 0"):
+    with pytest.raises(ValueError, match="hypotheses must be at least 1; got 0"):
         evaluation.evaluate(model, body, records, hypotheses=0)
     with pytest.raises(ValueError, match="no images to evaluate"):
         evaluation.evaluate(model, body, records[slice(0, 0)], hypotheses=2)

@@ -42,7 +42,7 @@ def test_a_batch_of_one_equals_its_row_in_a_larger_batch(fitted, batch):
 
 
 def test_stream_gives_the_count_asked_for_in_chunks(fitted, batch):
-    pieces = list(fitted.stream(batch, 10, generator=seeded(), chunk=4))
+    pieces = list(fitted.stream(fitted.observe(batch), 10, seeded(), mode=False, piece=4))
     assert [p.sixd.shape[1] for p in pieces] == [4, 4, 2]
 
 

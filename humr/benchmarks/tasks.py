@@ -24,7 +24,7 @@ from humr.config import Model, Run, Supervision
 from humr.devices import SWITCHES, compile_couplings, faster
 from humr.evaluation import (
     PIECE,
-    Truth,
+    RenderedTruth,
     accuracy,
     calibration,
     consistency,
@@ -189,7 +189,7 @@ class Evaluation:
     noise: Tensor  # (images, hypotheses, 132); zeros first: the mode
 
     @cached_property
-    def truth(self) -> Truth:
+    def truth(self) -> RenderedTruth:
         """Labels, computed once."""
         return truth_of(self.records, self.batch, self.body)
 

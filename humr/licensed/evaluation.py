@@ -16,6 +16,7 @@ Both meshes are moved by the same root for PVE. Errors are minimised one by one 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,17 @@ from humr import evaluation, metrics
 from humr.batches import Batch
 from humr.bodies.body import Body, load_body
 from humr.bodies.surface import transferred_errors
-from humr.evaluation import BODIES, COCO_HIPS, expected, log_volume, stream
+from humr.evaluation import (
+    BODIES,
+    Forecast,
+    accuracy,
+    best_of_n,
+    calibration,
+    largest_count,
+    log_volume,
+    scores,
+    table,
+)
 from humr.files import existing, find
 from humr.geometry import box_info, default_focal, rotvec_to_matrix
 from humr.licensed.datasets import (
@@ -223,17 +234,12 @@ def load_evaluator(
 # ------------------------------------------------------------------------- labels
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Labels of some people."""
+@dataclass(frozen=True, kw_only=True)
+class Truth(evaluation.Truth):
+    """Labels of some people; visible are joints that the detector is confident of."""
 
     source: str  # "3DPW" or "EMDB": which joints
-    seen: Batch  # what the network was shown
-    joints: Float[Tensor, "batch joints 3"]  # about the root
-    vertices: Float[Tensor, "batch vertices 3"]  # of SMPL, about the root
-    coco17: Float[Tensor, "batch 17 3"]  # about the root
     keypoints: Float[Tensor, "batch 17 2"]  # in the crop
-    visible: Bool[Tensor, "batch 17"]  # the detector is confident
     mask: Bool[Tensor, "batch rows rows"] | None  # of the person, in the crop
     counted: Bool[Tensor, "batch 17"]  # joints that should lie on the mask
 
@@ -261,6 +267,7 @@ def truth_of(
         coco17=yardstick.coco17 @ vertices - root,
         keypoints=box_coordinates(people.true_keypoints, people.box).to(device),
         visible=visible,
+        hidden=~visible,
         mask=None if mask is None else mask.to(device),
         counted=~visible & judged[:, None],
     )
@@ -300,27 +307,6 @@ def _about_root(points: Tensor, source: str) -> tuple[Tensor, Tensor]:
 
 
 # ------------------------------------------------------------------------- hypotheses
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What is kept of the hypotheses, the mode first: joints and errors, never all meshes."""
-
-    joints: Float[Tensor, "batch hypotheses joints 3"]  # about the root
-    coco17: Float[Tensor, "batch hypotheses 17 3"]  # in camera space
-    errors: Float[Tensor, "batch hypotheses 3"]  # `KINDS`, metres
-    mean_vertices: Float[Tensor, "batch vertices 3"]  # over the hypotheses that count
-    include_z0: bool  # whether the mode counts as one of the hypotheses
-
-    @property
-    def counted(self) -> slice:
-        """The hypotheses among which the best is looked for."""
-        return slice(0 if self.include_z0 else 1, None)
-
-    @property
-    def random(self) -> slice:
-        """The random hypotheses: all but the first, unless it is the only one."""
-        return slice(min(1, self.errors.shape[1] - 1), None)
 
 
 @torch.no_grad()
@@ -378,18 +364,6 @@ def _measured(
 # ------------------------------------------------------------------------- columns
 
 
-def accuracy(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
-    """MPJPE, PA-MPJPE and PVE in mm, picked as in `measures.accuracy`."""
-    whole = dict(zip(KINDS, (1e3 * drawn.errors).unbind(-1), strict=True))
-    errors = {name: error[:, drawn.counted] for name, error in whole.items()}
-    joints = drawn.joints[:, drawn.counted]
-    surface = metrics.pve(drawn.mean_vertices, truth.vertices)
-    mean = evaluation.mean_errors(joints, truth.joints, surface)
-    random = drawn.random if drawn.include_z0 else slice(None)
-    columns = evaluation.summaries(errors, mean, metrics.medoid(joints), random)
-    return columns | {f"{name}_mode": error[:, 0] for name, error in whole.items()}
-
-
 def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     """2D error, spread, PercIn and MinDist per image, with the numbers of joints behind them.
 
@@ -410,44 +384,11 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
         spread=1e3 * metrics.spread(drawn.coco17[:, drawn.counted]),
         distance=distance,
         visible=truth.visible,
-        hidden=~truth.visible,
+        hidden=truth.hidden,
         counted=truth.counted,
     )
-    numbers = {"visible": truth.visible, "hidden": ~truth.visible, "counted": truth.counted}
+    numbers = {"visible": truth.visible, "hidden": truth.hidden, "counted": truth.counted}
     return columns | {name: joints.sum(-1) for name, joints in numbers.items()}
-
-
-# What the official code does not measure on 3DPW and EMDB: scores and calibration.
-#
-# As in `measures`, with two differences: joints are those of the data set (`official_measures`),
-# and visible are those that the detector is confident of, since of photographs nobody knows
-# better.
-
-
-def scores(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
-    """Energy scores in mm: of the data set's joints, and of COCO-17 by visibility."""
-    joints = drawn.joints[:, drawn.random]
-    samples, target = _centred(drawn, truth)
-    by_joint = metrics.energy_score_by_joint(samples, target)
-    return {
-        "energy_score": 1e3 * metrics.energy_score(joints, truth.joints),
-        "joint_energy_score": 1e3 * metrics.joint_energy_score(joints, truth.joints),
-        "energy_visible": 1e3 * metrics.masked_mean(by_joint, truth.visible),
-        "energy_hidden": 1e3 * metrics.masked_mean(by_joint, ~truth.visible),
-    }
-
-
-def calibration(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
-    """Coverage and ranks of COCO-17 coordinates about the middle of the hips."""
-    samples, target = _centred(drawn, truth)
-    shares = evaluation.coverage(samples, target, truth.visible, ~truth.visible)
-    return shares | evaluation.ranks(samples, target)
-
-
-def _centred(drawn: Forecast, truth: Truth) -> tuple[Tensor, Tensor]:
-    """Random hypotheses and labels of COCO-17."""
-    samples = metrics.centre(drawn.coco17[:, drawn.random], COCO_HIPS)
-    return samples, metrics.centre(truth.coco17, COCO_HIPS)
 
 
 # Evaluate HuMR on 3DPW and EMDB as the official code does: one row per person.
@@ -490,22 +431,21 @@ def evaluate(
         `hypotheses`, and the columns of `official_measures.accuracy`, `.consistency` and of
         `official_scores`; `log_det` as in `evaluation.density`.
     """
-    rows = []
-    options = {"include_z0": include_z0, "focal": focal, "root": root}
-    for drawn, truth, observation, people in _forecasts(
-        model, pairs, yardstick, hypotheses, seed, **options
-    ):
-        columns = {
+    parts = _forecasts(
+        model, pairs, yardstick, hypotheses, seed, include_z0=include_z0, focal=focal, root=root
+    )
+    return table(
+        {
+            **_about(people),
+            "hypotheses": hypotheses,
             **accuracy(drawn, truth),
             **consistency(drawn, truth),
             **scores(drawn, truth),
             **calibration(drawn, truth),
             "log_det": log_volume(model, observation),
         }
-        frame = _framed(columns, people)
-        frame.insert(3, "hypotheses", hypotheses)
-        rows.append(frame)
-    return _joined(rows)
+        for drawn, truth, observation, people in parts
+    )
 
 
 @torch.no_grad()
@@ -524,24 +464,20 @@ def curve(
     One row per person and n: `data_set`, `image`, `photograph`, `n`, and of every error of
     `official_measures.KINDS` `_best` and `_expected`, mm.
     """
-    if not counts or min(counts) < 1:
-        raise ValueError(f"counts must be positive numbers of hypotheses; got {list(counts)}")
-    rows = []
-    options = {"include_z0": True, "focal": focal, "root": root}
-    for drawn, truth, _, people in _forecasts(
-        model, pairs, yardstick, max(counts), seed, **options
-    ):
-        errors = 1e3 * drawn.errors.mT
-        for n in counts:
-            found = {"best": metrics.best_of_first(errors, n), "expected": expected(errors, n)}
-            columns = {
-                f"{kind}_{how}": value[:, i]
-                for how, value in found.items()
-                for i, kind in enumerate(KINDS)
-            }
-            columns["energy_score"] = _energy(drawn, truth, n)
-            rows.append(_framed(columns, people).assign(n=n))
-    return _joined(rows)
+    most = largest_count(counts)
+    parts = _forecasts(
+        model, pairs, yardstick, most, seed, include_z0=True, focal=focal, root=root
+    )
+    return table(
+        {
+            **_about(people),
+            **best_of_n(drawn, n),
+            "energy_score": _energy(drawn, truth, n),
+            "n": n,
+        }
+        for drawn, truth, _, people in parts
+        for n in counts
+    )
 
 
 def _energy(drawn: Forecast, truth: Truth, n: int) -> Tensor:
@@ -574,23 +510,16 @@ def _forecasts(
         masks = evaluation_masks(people, root=root)
         truth = truth_of(people, seen, yardstick, masks)
         observation = model.observe(seen)
-        pieces = stream(model, observation, hypotheses + (not include_z0), generator)
+        pieces = model.stream(
+            observation, hypotheses + (not include_z0), generator, piece=evaluation.PIECE
+        )
         drawn = forecast(pieces, truth, yardstick, include_z0=include_z0)
         yield drawn, truth, observation, people
 
 
-def _framed(columns: dict[str, Tensor], people: Annotations) -> pd.DataFrame:
-    frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-    frame.insert(0, "data_set", people.name)
-    frame.insert(1, "image", people.row.numpy())
-    frame.insert(2, "photograph", people.image)
-    return frame
-
-
-def _joined(rows: list[pd.DataFrame]) -> pd.DataFrame:
-    if not rows:
-        raise ValueError("there is nobody to evaluate: no batch came")
-    return pd.concat(rows, ignore_index=True)
+def _about(people: Annotations) -> dict[str, Any]:
+    """Columns that say who somebody is."""
+    return {"data_set": people.name, "image": people.row, "photograph": people.image}
 
 
 def _parts(

@@ -5,20 +5,20 @@ Poses have the 17 joints of H36M17, the pelvis at the origin. Hypotheses are ran
 much noise per hypothesis get the same noise.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from humr import metrics
 from humr.devices import normal
+from humr.evaluation import parts_of, table
 from humr.geometry import similarity_align
 from humr.lifting.data import SHARP_PIXELS, LiftingBatch
 from humr.lifting.flow import METRES_PER_PIXEL, target_covariance
@@ -258,26 +258,6 @@ def by_action(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
         {name: rows.loc[rows["action"] == name, list(metrics)].mean() for name in actions}
     )
     return table.assign(average=table.mean(axis=1)).rename_axis("metric")
-
-
-def parts_of(images: int, hypotheses: int, *, batch: int, held: int) -> Iterator[range]:
-    """Number images, `batch` at a time, or fewer: at most `held` hypotheses of all of them."""
-    if hypotheses < 1:
-        raise ValueError(f"hypotheses must be at least 1; got {hypotheses}")
-    batch = min(batch, max(1, held // hypotheses))
-    for start in tqdm(range(0, images, batch), desc="evaluation", mininterval=2):
-        yield range(start, min(start + batch, images))
-
-
-def table(parts: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Join what was measured of some images at a time."""
-    frames = [
-        pd.DataFrame({n: v.cpu().numpy() if isinstance(v, Tensor) else v for n, v in part.items()})
-        for part in parts
-    ]
-    if not frames:
-        raise ValueError("there are no images to evaluate")
-    return pd.concat(frames, ignore_index=True)
 
 
 # ---- what is measured of hypotheses: columns, a value per image

@@ -16,7 +16,7 @@ from humr import metrics
 from humr.batches import OUTSIDE, SUPERVISION, VISIBLE, Batch, pack_mask, unpack_mask
 from humr.bodies.body import Body
 from humr.devices import normal
-from humr.evaluation import HIPS, Truth
+from humr.evaluation import HIPS, RenderedTruth
 from humr.geometry import Crop, box_info, matrix_to_sixd, pixel_centres, rotvec_to_matrix
 from humr.heatmaps import GRID
 from humr.model import People
@@ -142,7 +142,7 @@ class Records(TensorRecord):
 
     def truth(
         self, body: Body, *, samples: int, generator: torch.Generator, default_focal: bool = False
-    ) -> Truth:
+    ) -> RenderedTruth:
         """Return inputs and labels on the body's device.
 
         With `default_focal` the network is shown the photograph's diagonal as focal length.
@@ -245,15 +245,17 @@ class Pool(TensorRecord):
         )
 
 
-def truth_of(records: Records, batch: Batch, body: Body, seen: Batch | None = None) -> Truth:
+def truth_of(
+    records: Records, batch: Batch, body: Body, seen: Batch | None = None
+) -> RenderedTruth:
     """Collect what the renderer knows."""
     people = People(matrix_to_sixd(batch.rotations), batch.betas, batch.translation)
     common = people.keypoints(body, "common14")
     visible = records.visibility == VISIBLE
-    return Truth(
+    return RenderedTruth(
         batch=batch,
         seen=batch if seen is None else seen,
-        common14=metrics.centre(common, HIPS),
+        joints=metrics.centre(common, HIPS),
         coco17=people.keypoints(body, "coco17"),
         vertices=people.vertices(body) - common[:, list(HIPS)].mean(1, keepdim=True),
         visible=visible,

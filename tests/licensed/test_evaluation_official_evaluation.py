@@ -174,7 +174,7 @@ def test_bad_inputs(model, untrained, yardstick):
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(model, [pair], yardstick, hypotheses=2)
-    with pytest.raises(ValueError, match="nobody to evaluate"):
+    with pytest.raises(ValueError, match="no images to evaluate"):
         evaluate(model, [], yardstick)
     with pytest.raises(ValueError, match="at least 1; got 0"):
         evaluate(model, [(batch, labels)], yardstick, hypotheses=0)
