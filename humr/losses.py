@@ -1,14 +1,15 @@
 r"""HuMR's training losses: pure functions of tensors, one value per batch element, no weights.
 
-Image points are in crop coordinates: $u = 2 (p - \text{centre}) / \text{side}$, so the crop is
-$[-1, 1]^2$. Axes: batch, hypotheses | samples, joints, 2.
+`objective` weights and sums them. Image points are in crop coordinates,
+$u = 2 (p - \text{centre}) / \text{side}$, so the crop is $[-1, 1]^2$. Axes: batch, hypotheses |
+samples, joints, 2.
 """
 
 from dataclasses import dataclass
 from itertools import product
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from humr.devices import full_precision
@@ -63,89 +64,18 @@ def camera_scale(scale: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return (-20 * scale).exp()
 
 
-# ------------------------------------------------------------------ heatmap loss
-
-
-def kernel(squared_distance: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    r"""Sum of inverse multiquadric kernels, $k(d) = \sum_a a^2 / (a^2 + d^2)$; $k(0) = 3$.
-
-    The narrow kernel (0.05, 6 px of 224) sees shape, the wide one (0.9) pulls from afar.
-    """
-    total = torch.zeros_like(squared_distance)
-    for bandwidth in BANDWIDTHS:
-        total = total + bandwidth**2 / (bandwidth**2 + squared_distance)
-    return total
-
-
-def _kernel_matrix(
-    x: Float[Tensor, "*batch n dim"], y: Float[Tensor, "*batch m dim"]
-) -> Float[Tensor, "*batch n m"]:
-    return kernel((x[..., :, None, :] - y[..., None, :, :]).square().sum(-1))
-
-
-def _within(x: Float[Tensor, "*batch n dim"], *, single: bool) -> Float[Tensor, "*batch"]:
-    """Unbiased mean of k(x, x') over pairs of different samples."""
-    count, peak = x.shape[-2], float(len(BANDWIDTHS))
-    if count == 1 and single:
-        return x.new_full(x.shape[:-2], peak)
-    if count < 2:
-        raise ValueError(f"the unbiased estimator needs two or more samples; got {count}")
-    return (_kernel_matrix(x, x).sum((-2, -1)) - count * peak) / (count * (count - 1))
-
-
-def mmd(
-    predicted: Float[Tensor, "*batch n dim"], target: Float[Tensor, "*batch m dim"]
-) -> Float[Tensor, "*batch"]:
-    r"""Squared maximum mean discrepancy of two sets of samples, unbiased (HuMR equation 4).
-
-    $$\frac{\sum_{i \ne j} k(x_i, x_j)}{n(n-1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{m(m-1)}
-      - \frac{2}{nm} \sum_{i,j} k(x_i, y_j)$$
-
-    Zero on average for equal distributions, hence also negative. A target of one sample stands
-    for a point mass, whose self-term is the constant $k(0)$.
-    """
-    between = _kernel_matrix(predicted, target).mean((-2, -1))
-    return _within(predicted, single=False) + _within(target, single=True) - 2 * between
-
-
-def mmd_biased(
-    predicted: Float[Tensor, "*batch n dim"], target: Float[Tensor, "*batch m dim"]
-) -> Float[Tensor, "*batch"]:
-    r"""Squared maximum mean discrepancy, plain means over all pairs (what the official code runs).
-
-    Never negative, but on average $\frac1n (k(0) - \mathbb{E} k(x, x'))$ too large: a penalty on
-    the spread of the prediction, strong for few samples.
-    """
-    between = _kernel_matrix(predicted, target).mean((-2, -1))
-    within_predicted = _kernel_matrix(predicted, predicted).mean((-2, -1))
-    return within_predicted + _kernel_matrix(target, target).mean((-2, -1)) - 2 * between
-
-
-def mmd_to_point(
-    predicted: Float[Tensor, "*batch n dim"], point: Float[Tensor, "*batch dim"]
-) -> Float[Tensor, "*batch"]:
-    """Unbiased `mmd` to a point mass, without copies of the point."""
-    to_point = kernel((predicted - point[..., None, :]).square().sum(-1)).mean(-1)
-    return _within(predicted, single=False) + len(BANDWIDTHS) - 2 * to_point
+# ------------------------------------------- heatmap loss: which joints follow what, and MMD
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What the hypotheses' 2D projections are compared with, joint by joint.
+    """What the hypotheses' 2D projections are compared with, joint by joint."""
 
-    Attributes:
-        samples: heatmap samples, used where `uncertain`.
-        points: ground truth or detected keypoint, used where valid and not uncertain.
-        uncertain: compare with the samples.
-        valid: compare at all.
-        invisible: subject of the mask loss.
-    """
-
-    samples: Float[Tensor, "batch samples joints 2"]
-    points: Float[Tensor, "batch joints 2"]
-    uncertain: Bool[Tensor, "batch joints"]
-    valid: Bool[Tensor, "batch joints"]
-    invisible: Bool[Tensor, "batch joints"]
+    samples: Float[Tensor, "batch samples joints 2"]  # of the heatmap, used where `uncertain`
+    points: Float[Tensor, "batch joints 2"]  # true or detected keypoint, used where certain
+    uncertain: Bool[Tensor, "batch joints"]  # compare with the samples
+    valid: Bool[Tensor, "batch joints"]  # compare at all
+    invisible: Bool[Tensor, "batch joints"]  # subject of the mask loss
 
 
 def supervision_targets(
@@ -165,14 +95,9 @@ def supervision_targets(
     * skipped: point outside the crop (or not finite), or not articulated and not visible
     * invisible (mask loss): not visible, or point outside the crop
 
-    Args:
-        samples: drawn from the heatmaps, crop units.
-        points: ground truth; for unlabelled images the detector's keypoints. Crop units.
-        confidence: of the detector, peak of the heatmap.
-        articulated: which joints move enough for their heatmap to be trusted when it is diffuse.
-        certain_from: confidence from which the point replaces the heatmap.
-        visible_from: confidence from which a joint counts as visible.
-        floor: the official code has 0.15: below it an articulated joint follows the point again.
+    `points` are the ground truth, for unlabelled images the detector's keypoints; `confidence` is
+    the heatmap's peak. The official code has a `floor` of 0.15: below it an articulated joint
+    follows the point again.
     """
     inside = (points.abs() <= 1).all(-1)
     visible = confidence >= visible_from
@@ -221,7 +146,125 @@ def heatmap_mmd_biased(
     return value.where(targets.valid, 0).mean(-1)
 
 
-# --------------------------------------------------------------------- mask loss
+def mmd(
+    predicted: Float[Tensor, "*batch n dim"], target: Float[Tensor, "*batch m dim"]
+) -> Float[Tensor, "*batch"]:
+    r"""Squared maximum mean discrepancy of two sets of samples, unbiased (HuMR equation 4).
+
+    $$\frac{\sum_{i \ne j} k(x_i, x_j)}{n(n-1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{m(m-1)}
+      - \frac{2}{nm} \sum_{i,j} k(x_i, y_j)$$
+
+    Zero on average for equal distributions, hence also negative. A target of one sample stands
+    for a point mass, whose self-term is the constant $k(0)$.
+    """
+    between = _kernel_matrix(predicted, target).mean((-2, -1))
+    return _within(predicted, single=False) + _within(target, single=True) - 2 * between
+
+
+def mmd_biased(
+    predicted: Float[Tensor, "*batch n dim"], target: Float[Tensor, "*batch m dim"]
+) -> Float[Tensor, "*batch"]:
+    r"""Squared maximum mean discrepancy, plain means over all pairs (what the official code runs).
+
+    Never negative, but on average $\frac1n (k(0) - \mathbb{E} k(x, x'))$ too large: a penalty on
+    the spread of the prediction, strong for few samples.
+    """
+    between = _kernel_matrix(predicted, target).mean((-2, -1))
+    within_predicted = _kernel_matrix(predicted, predicted).mean((-2, -1))
+    return within_predicted + _kernel_matrix(target, target).mean((-2, -1)) - 2 * between
+
+
+def mmd_to_point(
+    predicted: Float[Tensor, "*batch n dim"], point: Float[Tensor, "*batch dim"]
+) -> Float[Tensor, "*batch"]:
+    """Unbiased `mmd` to a point mass, without copies of the point."""
+    to_point = kernel((predicted - point[..., None, :]).square().sum(-1)).mean(-1)
+    return _within(predicted, single=False) + len(BANDWIDTHS) - 2 * to_point
+
+
+def kernel(squared_distance: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    r"""Sum of inverse multiquadric kernels, $k(d) = \sum_a a^2 / (a^2 + d^2)$; $k(0) = 3$.
+
+    The narrow kernel (0.05, 6 px of 224) sees shape, the wide one (0.9) pulls from afar.
+    """
+    total = torch.zeros_like(squared_distance)
+    for bandwidth in BANDWIDTHS:
+        total = total + bandwidth**2 / (bandwidth**2 + squared_distance)
+    return total
+
+
+def _kernel_matrix(
+    x: Float[Tensor, "*batch n dim"], y: Float[Tensor, "*batch m dim"]
+) -> Float[Tensor, "*batch n m"]:
+    return kernel((x[..., :, None, :] - y[..., None, :, :]).square().sum(-1))
+
+
+def _within(x: Float[Tensor, "*batch n dim"], *, single: bool) -> Float[Tensor, "*batch"]:
+    """Unbiased mean of k(x, x') over pairs of different samples."""
+    count, peak = x.shape[-2], float(len(BANDWIDTHS))
+    if count == 1 and single:
+        return x.new_full(x.shape[:-2], peak)
+    if count < 2:
+        raise ValueError(f"the unbiased estimator needs two or more samples; got {count}")
+    return (_kernel_matrix(x, x).sum((-2, -1)) - count * peak) / (count * (count - 1))
+
+
+# ------------------------------------------------------- mask loss: invisible joints (HuMR 4.3)
+
+
+def mask_loss(
+    projected: Float[Tensor, "batch hypotheses joints 2"],
+    mask: Bool[Tensor, "batch rows rows"],
+    targets: Float[Tensor, "batch samples joints 2"],
+    target_valid: Bool[Tensor, "batch samples joints"],
+    invisible: Bool[Tensor, "batch joints"],
+    *,
+    any_joint: bool = False,
+    beyond: bool = False,
+    whole: bool = False,
+) -> Float[Tensor, " batch"]:
+    r"""Pull invisible joints that project off the person to their closest target (HuMR 4.3).
+
+    $$\frac1S \sum_{s,j} [\text{penalised}_{sj}] \min_i \|p_{sj} - t_{ij}\|_1$$
+
+    The minimum is over the *corresponding* joint's targets (the paper's words): its heatmap
+    samples with `target_valid = inside_mask(samples, mask)`, plus the ground truth if it is
+    appended. With `any_joint` it is over the targets of all joints, as the official code runs it:
+    an elbow may then settle on a sample of the hip, and the loss asks for the silhouette only. A
+    joint without a valid target contributes 0. Images without a mask: pass one that is True
+    everywhere. `beyond`, `whole`: see `mask_penalised`.
+    """
+    if not targets.shape[1]:
+        raise ValueError("the mask loss needs at least one target sample per joint; got none")
+    penalised = mask_penalised(projected, mask, invisible, beyond=beyond, whole=whole)
+    image, hypothesis, joint = penalised.nonzero(as_tuple=True)
+    targets = targets.where(target_valid[..., None], 0)  # invalid ones may be NaN
+    if any_joint:
+        near, valid = targets.flatten(1, 2)[image], target_valid.flatten(1, 2)[image]
+    else:
+        near, valid = (t.transpose(1, 2)[image, joint] for t in (targets, target_valid))
+    distance = (projected[image, hypothesis, joint][:, None] - near).abs().sum(-1)
+    nearest = distance.masked_fill(~valid, torch.inf).amin(-1).where(valid.any(-1), 0)
+    total = projected.new_zeros(len(projected)).index_add(0, image, nearest)
+    return total / projected.shape[1]
+
+
+def mask_penalised(
+    projected: Float[Tensor, "batch hypotheses joints 2"],
+    mask: Bool[Tensor, "batch rows rows"],
+    invisible: Bool[Tensor, "batch joints"],
+    *,
+    beyond: bool = False,
+    whole: bool = False,
+) -> Bool[Tensor, "batch hypotheses joints"]:
+    """Gate of the mask loss: invisible joints inside the crop but outside the mask.
+
+    Joints that project outside the crop are let go (official code), since nothing is known there;
+    `beyond` punishes them too. With `whole` the crop ends at its last pixel (`inside_mask`).
+    """
+    off = invisible[:, None] & ~inside_mask(projected, mask, whole=whole)
+    place, last = projected.detach(), 1 - 2 / mask.shape[-1] if whole else 1.0
+    return off if beyond else off & ((place >= -1) & (place <= last)).all(-1)
 
 
 def inside_mask(
@@ -252,78 +295,13 @@ def inside_mask(
     return found
 
 
-def mask_penalised(
-    projected: Float[Tensor, "batch hypotheses joints 2"],
-    mask: Bool[Tensor, "batch rows rows"],
-    invisible: Bool[Tensor, "batch joints"],
-    *,
-    beyond: bool = False,
-    whole: bool = False,
-) -> Bool[Tensor, "batch hypotheses joints"]:
-    """Gate of the mask loss: invisible joints inside the crop but outside the mask.
-
-    Joints that project outside the crop are let go (official code), since nothing is known there;
-    `beyond` punishes them too. With `whole` the crop ends at its last pixel (`inside_mask`).
-    """
-    off = invisible[:, None] & ~inside_mask(projected, mask, whole=whole)
-    place, last = projected.detach(), 1 - 2 / mask.shape[-1] if whole else 1.0
-    return off if beyond else off & ((place >= -1) & (place <= last)).all(-1)
+# ------------------------------------------------------------------ best of many hypotheses
 
 
-def mask_loss(
-    projected: Float[Tensor, "batch hypotheses joints 2"],
-    mask: Bool[Tensor, "batch rows rows"],
-    targets: Float[Tensor, "batch samples joints 2"],
-    target_valid: Bool[Tensor, "batch samples joints"],
-    invisible: Bool[Tensor, "batch joints"],
-    *,
-    beyond: bool = False,
-    whole: bool = False,
-) -> Float[Tensor, " batch"]:
-    r"""Pull invisible joints that project off the person to their closest target (HuMR 4.3).
-
-    $$\frac1S \sum_{s,j} [\text{penalised}_{sj}] \min_i \|p_{sj} - t_{ij}\|_1$$
-
-    The minimum is over the *corresponding* joint's targets (the paper's words): its heatmap
-    samples with `target_valid = inside_mask(samples, mask)`, plus the ground truth if the caller
-    appends it. A joint without a valid target contributes 0. Images without a mask: pass one that
-    is True everywhere. `beyond`, `whole`: see `mask_penalised`.
-    """
-    penalised = mask_penalised(projected, mask, invisible, beyond=beyond, whole=whole)
-    image, hypothesis, joint = penalised.nonzero(as_tuple=True)
-    own = targets.transpose(1, 2)[image, joint]
-    valid = target_valid.transpose(1, 2)[image, joint]
-    return _nearest_l1(projected, (image, hypothesis, joint), own, valid)
-
-
-def mask_loss_any_joint(
-    projected: Float[Tensor, "batch hypotheses joints 2"],
-    mask: Bool[Tensor, "batch rows rows"],
-    targets: Float[Tensor, "batch samples joints 2"],
-    target_valid: Bool[Tensor, "batch samples joints"],
-    invisible: Bool[Tensor, "batch joints"],
-    *,
-    beyond: bool = False,
-    whole: bool = False,
-) -> Float[Tensor, " batch"]:
-    """`mask_loss` with the closest target of *any* joint, as the official code runs it.
-
-    An elbow may then settle on a sample of the hip: the loss asks for the silhouette only.
-    """
-    penalised = mask_penalised(projected, mask, invisible, beyond=beyond, whole=whole)
-    image, hypothesis, joint = penalised.nonzero(as_tuple=True)
-    every, valid = targets.flatten(1, 2)[image], target_valid.flatten(1, 2)[image]
-    return _nearest_l1(projected, (image, hypothesis, joint), every, valid)
-
-
-def _nearest_l1(
-    projected: Tensor, index: tuple[Tensor, Tensor, Tensor], targets: Tensor, valid: Tensor
-) -> Tensor:
-    """Sum of L1 distances from `projected[index]` to the nearest valid target, per image."""
-    if not targets.shape[1]:
-        raise ValueError("the mask loss needs at least one target sample per joint; got none")
-    targets = targets.where(valid[..., None], 0)  # invalid ones may be NaN
-    distance = (projected[index][:, None] - targets).abs().sum(-1)
-    nearest = distance.masked_fill(~valid, torch.inf).amin(-1).where(valid.any(-1), 0)
-    total = projected.new_zeros(len(projected)).index_add(0, index[0], nearest)
-    return total / projected.shape[1]
+def best_of(errors: Float[Tensor, "batch hypotheses"], count: int) -> Int[Tensor, "batch best"]:
+    """Indices of the `count` hypotheses of least error, for the losses that move those alone."""
+    if not 1 <= count <= errors.shape[1]:
+        raise ValueError(
+            f"best_of must lie in 1..{errors.shape[1]}, the number of hypotheses; got {count}"
+        )
+    return errors.topk(count, dim=1, largest=False).indices

@@ -18,6 +18,7 @@ from humr.geometry import similarity_align
 from humr.losses import inside_mask
 
 PAIRS = 2**20  # distances that are held at a time
+FloatArray = Float[np.ndarray, " points"]
 
 # ------------------------------------------------------------------------- poses
 
@@ -57,15 +58,6 @@ def pve(
 ) -> Float[Tensor, "*batch"]:
     """Mean per-vertex error: every vertex counts the same, so that dense hands weigh most."""
     return joint_distance(predicted, target).mean(-1)
-
-
-def weighted_pve(
-    predicted: Float[Tensor, "*batch vertices 3"],
-    target: Float[Tensor, "*#batch vertices 3"],
-    area: Float[Tensor, " vertices"],
-) -> Float[Tensor, "*batch"]:
-    """Error averaged over the surface: vertices weighted by `vertex_areas` of the template."""
-    return joint_distance(predicted, target) @ (area / area.sum())
 
 
 def pck(
@@ -114,13 +106,6 @@ def expected_best_of(error: Float[Tensor, "*batch hypotheses"], n: int) -> Float
     ratios = ((total - n - order) / (total - 1 - order)).clamp_min(0)
     weights = torch.cat([ratios.new_tensor([n / total]), ratios]).cumprod(0)
     return error.sort(-1).values @ weights.to(error)
-
-
-def expected_worst_of(
-    error: Float[Tensor, "*batch hypotheses"], n: int
-) -> Float[Tensor, "*batch"]:
-    """Expected largest error among `n` hypotheses: what a user may meet."""
-    return -expected_best_of(-error, n)
 
 
 def mean_pose(
@@ -194,19 +179,6 @@ def masked_mean(
     return values.where(used, 0).sum(-1) / used.sum(-1)
 
 
-def reprojection_error(
-    projected: Float[Tensor, "*batch hypotheses joints 2"],
-    target: Float[Tensor, "*batch joints 2"],
-    visible: Bool[Tensor, "*batch joints"],
-) -> Float[Tensor, "*batch"]:
-    """Mean 2D distance over hypotheses and visible joints (HuMR's 2DKP error).
-
-    For the mode pass one hypothesis. The paper weights images by their number of visible joints.
-    """
-    distance = joint_distance(projected, target[..., None, :, :])
-    return masked_mean(distance.mean(-2), visible)
-
-
 def mask_distance(
     points: Float[Tensor, "batch *points 2"], mask: Bool[Tensor, "batch rows rows"]
 ) -> Float[Tensor, " batch *points"]:
@@ -278,14 +250,11 @@ def _check_count(n: int, total: int) -> None:
         raise ValueError(f"n must lie in 1..{total}, the number of hypotheses; got {n}")
 
 
-# Calibration: does the truth look like one of the samples?
+# --------------------------------- calibration: does the truth look like one of the samples?
 #
 # If the truth $\theta^*$ and the samples come from the same posterior, every rank statistic is
 # uniform (Talts et al. 2018) and every credible region holds the truth as often as it says.
-# These functions give the statistics; images are the first axis, samples the second.
-
-
-FloatArray = Float[np.ndarray, " points"]
+# Images are the first axis, samples the second.
 
 
 def rank(

@@ -168,8 +168,8 @@ class HumrObjective(nn.Module):
         samples = torch.cat([samples, drawn.truth[:, None]], 1)
         labelled = batch.has_points[:, None, None].expand_as(valid[:, :1])
         valid = torch.cat([valid, labelled], 1)
-        return losses.mask_loss_any_joint(
-            drawn.projected, batch.mask, samples, valid, invisible, **gate
+        return losses.mask_loss(
+            drawn.projected, batch.mask, samples, valid, invisible, any_joint=True, **gate
         )
 
     def _on_mask(self, samples: Tensor, batch: Batch) -> Tensor:

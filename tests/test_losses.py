@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -297,7 +298,7 @@ def test_any_joint_takes_the_closest_target_of_all_joints():
     mask, targets, valid = person()
     projected = torch.tensor([[[[0.5, 0.25], [0.9, 0.9]]]]).double()
     invisible = torch.tensor([[True, False]])
-    value = losses.mask_loss_any_joint(projected, mask, targets, valid, invisible)
+    value = losses.mask_loss(projected, mask, targets, valid, invisible, any_joint=True)
     assert value.item() == pytest.approx(0.6 + 0.35)  # to (-0.1, 0.6), which is joint 1's
 
 
@@ -319,7 +320,7 @@ def test_mask_loss_matches_brute_force(generator):
     own = torch.stack([every[:, :, j, :, j].amin(-1) for j in range(joints)], -1)
     for loss, nearest in (
         (losses.mask_loss, own),
-        (losses.mask_loss_any_joint, every.amin((-2, -1))),
+        (partial(losses.mask_loss, any_joint=True), every.amin((-2, -1))),
     ):
         nearest = nearest.masked_fill(nearest.isinf(), 0)
         expected = (nearest * gate).sum(-1).mean(-1)
@@ -364,9 +365,10 @@ def test_joints_outside_the_crop_are_punished_only_if_asked():
     assert beyond[0, 0].tolist() == [True, True, False]
     targets = torch.tensor([[[[-0.5, 0.0]] * 3]])
     args = projected, mask, targets, torch.ones(1, 1, 3, dtype=torch.bool), invisible
-    for loss in (losses.mask_loss, losses.mask_loss_any_joint):
-        assert loss(*args).item() == pytest.approx(1.5)
-        assert loss(*args, beyond=True).item() == pytest.approx(1.5 + 2.0)
+    for any_joint in (False, True):
+        loss = partial(losses.mask_loss, *args, any_joint=any_joint)
+        assert loss().item() == pytest.approx(1.5)
+        assert loss(beyond=True).item() == pytest.approx(1.5 + 2.0)
 
 
 def test_with_whole_pixels_the_crop_ends_at_the_last_one():
@@ -382,3 +384,18 @@ def test_with_whole_pixels_the_crop_ends_at_the_last_one():
     assert losses.mask_penalised(projected, mask, invisible)[0, 0].tolist()[
         2
     ]  # 0.6 px from the end
+
+
+# ---------------------------------------------------------------------------- best of many
+
+
+def test_best_of_by_sorting(generator):
+    errors = torch.randn(3, 9, generator=generator)
+    kept = errors.gather(1, losses.best_of(errors, 4)).sort(1).values
+    torch.testing.assert_close(kept, errors.sort(1).values[:, :4])
+
+
+@pytest.mark.parametrize("count", [0, 10])
+def test_best_of_must_fit_the_hypotheses(count, generator):
+    with pytest.raises(ValueError, match=rf"best_of must lie in 1..9, .*; got {count}"):
+        losses.best_of(torch.randn(3, 9, generator=generator), count)

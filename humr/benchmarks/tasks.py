@@ -344,8 +344,8 @@ def _training_parts(ours: Training, noise: Tensor) -> dict[str, Step]:
     def masks() -> None:
         valid = losses.inside_mask(targets.samples, batch.mask)
         invisible = targets.invisible
-        loss = losses.mask_loss_any_joint
-        loss(_leaf(points), batch.mask, targets.samples, valid, invisible).sum().backward()
+        given = _leaf(points), batch.mask, targets.samples, valid, invisible
+        losses.mask_loss(*given, any_joint=True).sum().backward()
 
     ours.gradients()  # the optimiser needs some
     return {

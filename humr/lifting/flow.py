@@ -344,14 +344,8 @@ def best_hypotheses(
     Best by mean joint error of 17 joints, pelvis inserted between the hips and put at the origin.
     With 1 this is the best-of-M loss.
     """
-    if not 1 <= best_of <= hypotheses.shape[1]:
-        count = hypotheses.shape[1]
-        raise ValueError(
-            f"best_of must lie in 1..{count}, the number of hypotheses; got {best_of}"
-        )
     hypotheses, target = complete(hypotheses), complete(pose)
-    error = mpjpe(hypotheses.detach(), target[:, None])
-    chosen = error.topk(best_of, dim=1, largest=False).indices
+    chosen = losses.best_of(mpjpe(hypotheses.detach(), target[:, None]), best_of)
     best = hypotheses.take_along_dim(chosen[..., None, None], 1)
     return mean_l1(best.mean(1), target)
 

@@ -34,6 +34,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from humr import losses
 from humr.devices import normal
 from humr.flows import ConditionalFlow, paper_clamp
 from humr.lifting.config import ProposeModel, ProposeRule, ProposeWeights
@@ -344,15 +345,6 @@ def divergence(posterior: Gaussian) -> Float[Tensor, " batch"]:
     return (0.5 * squares - posterior.log_std).sum(-1)
 
 
-def best_of_indices(errors: Float[Tensor, "batch hypotheses"], best_of: int) -> Tensor:
-    """Return the `best_of` hypotheses of least error of every image, (batch, best_of)."""
-    if not 1 <= best_of <= errors.shape[1]:
-        raise ValueError(
-            f"best_of must lie in 1..{errors.shape[1]}, the number of hypotheses; got {best_of}"
-        )
-    return errors.topk(best_of, dim=1, largest=False).indices
-
-
 def best_of_many(
     best: Float[Tensor, "batch best joints 3"], target: Float[Tensor, "batch joints 3"]
 ) -> Float[Tensor, " batch"]:
@@ -518,7 +510,7 @@ class ProposeObjective(nn.Module):
         with torch.no_grad():
             latents = self.model.reach(noise, batch.points)
             drawn = self.model.instance.decode(latents, batch.points)
-            best = best_of_indices(_pose_error(drawn, batch.pose[:, None]), self.rule.best_of)
+            best = losses.best_of(_pose_error(drawn, batch.pose[:, None]), self.rule.best_of)
         chosen = torch.cat([torch.zeros_like(best[:, :1]), best], 1)[..., None]
         if self.together:
             latents = self.model.reach(noise.take_along_dim(chosen, 1), batch.points)

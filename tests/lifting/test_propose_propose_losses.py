@@ -84,19 +84,6 @@ def test_divergence_against_torch():
     assert not propose.divergence(Gaussian(zeros, zeros)).any()
 
 
-def test_best_of_indices_by_sorting():
-    errors = normal(3, 9)
-    best = propose.best_of_indices(errors, 4)
-    kept = errors.gather(1, best).sort(1).values
-    torch.testing.assert_close(kept, errors.sort(1).values[:, :4])
-
-
-@pytest.mark.parametrize("best_of", [0, 10])
-def test_best_of_must_fit_the_hypotheses(best_of):
-    with pytest.raises(ValueError, match=rf"best_of must lie in 1..9, .*; got {best_of}"):
-        propose.best_of_indices(normal(3, 9), best_of)
-
-
 def test_best_of_many_takes_the_mean_before_the_distance():
     target = normal(2, 16, 3)
     shift = normal(2, 1, 16, 3, seed=1)
