@@ -169,6 +169,7 @@ def observation_batch(
     generator: torch.Generator,
     *,
     box: Float[Tensor, "3"] | None = None,
+    samples: int = SAMPLES,
 ) -> Batch:
     """Turn one detection into a batch of one, without labels.
 
@@ -184,8 +185,8 @@ def observation_batch(
     found = detection.crop
     window = Crop(found.centre[None].float(), found.side[None].float(), found.roll[None].float())
     keypoints = crop.to_crop(detection.keypoints_image[None].float())
-    cells = detection.sample_cells(SAMPLES, generator=generator)
-    samples = found.to_image(GRID.cells_to_crop(cells, generator=generator).flatten(0, 1)).float()
+    cells = detection.sample_cells(samples, generator=generator)
+    points = found.to_image(GRID.cells_to_crop(cells, generator=generator).flatten(0, 1)).float()
     maps = detection.probabilities.flatten(-2)
     density = maps.gather(-1, cells.mT).mT / maps.amax(-1)
     return Batch(
@@ -196,7 +197,7 @@ def observation_batch(
         box=torch.cat([centre, side[:, None]], -1),
         focal=length,
         image_size=image_size,
-        samples=crop.to_crop(samples[None]).unflatten(1, (SAMPLES, 17)),
+        samples=crop.to_crop(points[None]).unflatten(1, (samples, 17)),
         density=density[None].float(),
         mask=detection.mask_in(Crop.upright(centre[0], side[0]), resolution=112)[None],
         rotations=torch.eye(3).expand(1, 22, 3, 3),

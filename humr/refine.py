@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from humr.batches import Batch, to_crop
+from humr.batches import Batch
 from humr.bodies.body import Body
 from humr.files import digest, shown, write_text
 from humr.geometry import geodesic_distance, weak_to_translation
@@ -266,7 +266,7 @@ class Unknowns:
 
     def points(self, u: Float[Tensor, "batch hypotheses 146"], body: Body) -> Tensor:
         """Where the detector should see the joints, in the crop."""
-        return to_crop(detected(self.people(u), body, self.constants.offsets), self.batch)
+        return self.batch.to_crop(detected(self.people(u), body, self.constants.offsets))
 
 
 def _bounded(x: Tensor) -> Tensor:

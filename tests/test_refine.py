@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from humr import refine
-from humr.batches import to_crop
 from humr.geometry import geodesic_distance
 from humr.refine import Constants, Evidence
 from humr.skeletons import COCO17
@@ -209,7 +208,7 @@ def test_refinement_comes_nearer_to_what_the_detector_sees(upright, body, batch)
 
     def error(people):
         points = refine.detected(people, body, constants.offsets)
-        return (to_crop(points[:, None], some)[:, 0] - seen[:, 0]).norm(dim=-1).mean()
+        return (some.to_crop(points) - seen[:, 0]).norm(dim=-1).mean()
 
     assert error(found.optimum) < 0.4 * error(found.flow_mode)
 

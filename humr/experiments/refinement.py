@@ -5,9 +5,12 @@ writes rows of the flow and of the refined hypotheses on the test images to `dat
 read the open world of the profile that trained the shipped model. Nothing is chosen on test.
 """
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +20,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from humr import evaluation, metrics, refine
-from humr.batches import Batch, to_crop
-from humr.bodies.body import Body
+from humr.batches import Batch
+from humr.bodies.body import Body, load_body
 from humr.bodies.surface import vertex_weights
+from humr.config import World
 from humr.evaluation import Forecast, Truth
+from humr.experiments import results, runs
+from humr.experiments.profiles import profile
+from humr.files import digest, provenance, say, shown
 from humr.geometry import geodesic_distance, matrix_to_sixd, translation_to_weak
 from humr.model import Humr, Hypotheses, Observation, People
 from humr.refine import Constants
 from humr.skeletons import COCO17
+from humr.world.generate import store
 from humr.world.records import Records
 
-TEMPERATURES = (1.0, 1.15, 1.3, 1.45, 1.6)
+TEMPERATURES = (1.2, 1.3, 1.4, 1.5, 1.6)
+SEARCHED = 200  # validation images on which temperatures are compared
 NOISES = (0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04)
 START_NOISE = 0.015
 START_RATES = (0.9, 0.04, 0.03, 0.03)
@@ -99,7 +108,7 @@ def fit_offsets(
 
     def energy(offsets: Tensor) -> Tensor:
         moved = joints + (turned @ _both_sides(offsets)[..., None])[..., 0]
-        return evidence.misfit(to_crop(moved[:, None], batch))
+        return evidence.misfit(batch.to_crop(moved[:, None]))
 
     found = refine.descend(energy, torch.zeros(17, 3), steps=steps, rate=0.003)
     return _both_sides(found)
@@ -111,7 +120,7 @@ def _both_sides(offsets: Float[Tensor, "17 3"]) -> Float[Tensor, "17 3"]:
 
 def fit_noise(batch: Batch, body: Body, offsets: Float[Tensor, "17 3"]) -> float:
     r"""Return the noise $s_0$ of `NOISES` under which the key points are likeliest."""
-    place = to_crop(refine.detected(labels(batch), body, offsets), batch)[:, None]
+    place = batch.to_crop(refine.detected(labels(batch), body, offsets))[:, None]
     used = usable(batch)[:, None].to(place)
 
     def cost(noise: float) -> float:
@@ -126,7 +135,7 @@ def fit_rates(
     batch: Batch, body: Body, offsets: Float[Tensor, "17 3"], noise: float, *, rounds: int = 50
 ) -> Float[Tensor, " 4"]:
     """Return how often the detector exchanges left and right, by expectation-maximisation."""
-    place = to_crop(refine.detected(labels(batch), body, offsets), batch)[:, None]
+    place = batch.to_crop(refine.detected(labels(batch), body, offsets))[:, None]
     evidence = refine.best_guess(batch, noise)
     orders = [order.expand(len(batch), 1, -1) for order in refine.PERMUTATIONS]
     cost = torch.stack([evidence.relabelled(o).misfit(place)[:, 0] for o in orders], -1)
@@ -199,7 +208,7 @@ def forecast(drawn: Hypotheses, truth: Truth, body: Body) -> Forecast:
 
 def picture(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     """Distances to the detector's certain joints, px of a 256 px box, and the share within .05."""
-    projected = to_crop(drawn.coco17, truth.batch)
+    projected = truth.batch.to_crop(drawn.coco17)
     target = truth.batch.keypoints[:, None, :, :2]
     error = evaluation.PIXELS / 2 * metrics.joint_distance(projected, target)
     sure = truth.batch.keypoints[..., 2] >= refine.CERTAIN
@@ -262,3 +271,99 @@ def miscalibration(rows: pd.DataFrame) -> float:
         for seen in ("visible", "hidden")
     ]
     return float(np.mean(gaps))
+
+
+# ---- commands
+
+
+def fit_shipped(profile_name: str) -> list[Path]:
+    """Fit the constants of the shipped model on validation and store them beside it."""
+    model, body, world = _shipped(profile_name)
+    records = store(world).load("validation")
+    constants = fit(model, body, records)
+    tried = []
+    for temperature in TEMPERATURES:
+        hotter = replace(constants, temperature=temperature)
+        draw = refined_draw(model, body, hotter, HYPOTHESES)
+        rows = measured(draw, body, records[slice(0, SEARCHED)])
+        score = round(float(np.mean(rows["energy_score"])), 2)
+        line = {"temperature": temperature, "miscalibration": round(miscalibration(rows), 4)}
+        tried.append(line | {"energy_score": score})
+        say(str(tried[-1]))
+    best = min(tried, key=lambda line: line["miscalibration"])
+    about = {
+        **provenance(),
+        "fitted on": f"{len(records)} validation images of the open world",
+        "world": digest(store(world).directory / "manifest.json"),
+        "temperatures": tried,
+    }
+    chosen = replace(constants, temperature=best["temperature"])
+    return [chosen.write(runs.SHIPPED, about)]
+
+
+def measure_shipped(profile_name: str, images: int) -> list[Path]:
+    """Measure flow and refinement on test images, and publish the rows."""
+    model, body, world = _shipped(profile_name)
+    constants = Constants.read(runs.SHIPPED)
+    records = store(world).load("test")[slice(0, images)]
+    hot = constants.temperature
+    draws = {
+        "flow": flow_draw(model, 1.0, HYPOTHESES),
+        "flow_tempered": flow_draw(model, hot, HYPOTHESES),
+        "refined": refined_draw(model, body, constants, HYPOTHESES),
+    }
+    parts = []
+    for name, draw in draws.items():
+        rows = measured(draw, body, records)
+        rows.insert(0, "variant", name)
+        parts.append(rows)
+    about = {
+        "images": len(records),
+        "hypotheses": HYPOTHESES,
+        "world": digest(store(world).directory / "manifest.json"),
+    }
+    return publish("refinement", profile_name, pd.concat(parts, ignore_index=True), about)
+
+
+def publish(
+    product: str, profile_name: str, rows: pd.DataFrame, about: dict[str, Any]
+) -> list[Path]:
+    """Store rows of the shipped model in `data/results` with where they come from."""
+    weights = digest(runs.SHIPPED.with_suffix(".safetensors"))
+    record = {
+        **provenance(),
+        **about,
+        "checkpoint": weights,
+        "constants": digest(refine.constants_path(runs.SHIPPED)),
+    }
+    front = {"seed": 0, "key": weights[:12], "steps": 0}
+    whole = pd.concat([pd.DataFrame(front, index=rows.index), rows], axis=1)
+    return results.write(product, profile_name, whole, record)
+
+
+def _shipped(profile_name: str) -> tuple[Humr, Body, World]:
+    return runs.shipped()[0], load_body("small"), profile(profile_name).run.world
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of `refine`."""
+    parser = argparse.ArgumentParser(prog="humr refine", description=__doc__)
+    parser.add_argument("action", choices=["fit", "measure"])
+    parser.add_argument("--profile", default="laptop", help="whose world is read")
+    parser.add_argument("--images", type=int, default=400, help="test images that are measured")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "fit":
+            paths = fit_shipped(options.profile)
+        else:
+            paths = measure_shipped(options.profile, options.images)
+    except (FileNotFoundError, ValueError) as error:
+        say(f"humr: {error}")
+        return 1
+    for path in paths:
+        say(shown(path))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
