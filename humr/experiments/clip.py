@@ -249,9 +249,9 @@ def _camera(node: ElementTree.Element) -> Camera:
 
 def triangulate(
     views: Sequence[Camera],
-    pixels: Float[Tensor, "cameras *batch 2"],
-    weight: Float[Tensor, "cameras *batch"],
-) -> Float[Tensor, "*batch 3"]:
+    pixels: Float[Tensor, "cameras frames 17 2"],
+    weight: Float[Tensor, "cameras frames 17"],
+) -> Float[Tensor, "frames 17 3"]:
     r"""Triangulate linearly: least squares of $w (x P_3 - P_1) X = 0$ and $w (y P_3 - P_2) X = 0$.
 
     Hartley and Zisserman (2003), section 12.2, in the plane at depth 1.
