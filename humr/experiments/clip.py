@@ -335,15 +335,25 @@ class Truth:
         return {n: round(1e3 * float(v.std()), 1) for n, v in zip(names, lengths, strict=True)}
 
 
-def truth_of(found: Sequence[Shot], views: Sequence[Camera]) -> Truth:
-    """Triangulate the heavy detector's joints, weighted by the heights of their peaks."""
-    by_camera = [[shot for shot in found if shot.camera == i] for i in range(len(views))]
-    pixels = torch.stack([torch.stack([s.heavy.keypoints_image for s in c]) for c in by_camera])
-    peaks = torch.stack([torch.stack([s.heavy.peak for s in c]) for c in by_camera])
+def truth_of(
+    views: Sequence[Camera],
+    pixels: Float[Tensor, "cameras frames 17 2"],
+    peaks: Float[Tensor, "cameras frames 17"],
+) -> Truth:
+    """Triangulate a detector's joints, weighted by the heights of their peaks."""
     numbers = range(len(views))
     others = [[j for j in numbers if j != i] for i in numbers]
     parts = [triangulate([views[j] for j in o], pixels[o], peaks[o]) for o in others]
     return Truth(torch.stack(parts), triangulate(views, pixels, peaks))
+
+
+def truth_of_shots(found: Sequence[Shot], views: Sequence[Camera]) -> Truth:
+    """Triangulate what the heavy detector sees."""
+    by_camera = [[shot.heavy for shot in found if shot.camera == i] for i in range(len(views))]
+    pixels = torch.stack([torch.stack([h.keypoints_image for h in c]) for c in by_camera])
+    return truth_of(
+        views, pixels, torch.stack([torch.stack([h.peak for h in c]) for c in by_camera])
+    )
 
 
 # ---- rows: one per variant, frame and camera
@@ -416,7 +426,7 @@ def measured(
 ) -> pd.DataFrame:
     """One row per variant, frame ("image") and camera."""
     views = cameras()
-    truth, rows = truth_of(found, views), []
+    truth, rows = truth_of_shots(found, views), []
     order = {frame: i for i, frame in enumerate(sorted({shot.frame for shot in found}))}
     draws = {
         "flow": ("full", flow_draw(model, 1.0, hypotheses)),
@@ -455,7 +465,7 @@ def by_frame(rows: pd.DataFrame) -> pd.DataFrame:
 def measure_shipped() -> list[Path]:
     """Measure the shipped model and both detectors on the clip, and publish the rows."""
     found = shots()
-    truth = truth_of(found, cameras())
+    truth = truth_of_shots(found, cameras())
     about = {
         "frames": list(FRAMES),
         "median distance of three to four cameras, mm": round(

@@ -90,7 +90,8 @@ def fit_camera(batch: Batch, observation: Observation) -> dict[str, Tensor]:
 
 
 def _factor(residual: Float[Tensor, "images dim"]) -> Float[Tensor, "dim dim"]:
-    return torch.linalg.cholesky(residual.T @ residual / len(residual))
+    ridge = 1e-6 * torch.eye(residual.shape[1])
+    return torch.linalg.cholesky(residual.T @ residual / len(residual) + ridge)
 
 
 def fit_offsets(
