@@ -89,7 +89,8 @@ def notebooks(python: str, options: argparse.Namespace) -> int:
 def data(python: str, options: argparse.Namespace) -> int:
     """Say which data files are here, fetch those that can be fetched, or make what is made."""
     if options.action == "fetch":
-        return fetch(python)
+        wants_clip = options.rest == CLIP
+        return call(python, "humr.experiments.clip", "fetch") if wants_clip else fetch(python)
     if options.action == "licensed":
         return call(python, "humr.licensed.inventory")
     if options.action == "samples":
@@ -119,11 +120,14 @@ def fetch(python: str) -> int:
     return subprocess.call([python, "-c", code], env=environment.variables(python), cwd=ROOT)
 
 
+CLIP = ["clip"]  # data fetch clip: the real clip, which nothing else needs
 MODULES = {
     "study": "humr.experiments.studies",
     "bench": "humr.benchmarks.bench",
     "convert": "humr.licensed.checkpoints",
     "tables": "humr.experiments.paper_tables",
+    "refine": "humr.experiments.refinement",
+    "clip": "humr.experiments.clip",
 }
 
 
@@ -179,6 +183,8 @@ def parser() -> argparse.ArgumentParser:
         "bench": "time every part of the chain",
         "convert": "turn an official checkpoint into one of ours",
         "tables": "HuMR's tables on licensed test sets",
+        "refine": "fit the constants of refinement on validation, or measure it on test",
+        "clip": "measure the shipped model on the real clip",
         "lab": "open JupyterLab",
     }.items():
         commands.add_parser(name, help=help_text, add_help=False).set_defaults(run=forward)
@@ -189,7 +195,9 @@ def main() -> int:
     """Read the command line, make sure of the environment, do the command."""
     options, rest = parser().parse_known_args()
     options.rest = rest
-    takes_rest = options.run in (test, forward) or vars(options).get("action") == "samples"
+    action = vars(options).get("action")
+    takes_rest = options.run in (test, forward) or action == "samples"
+    takes_rest = takes_rest or (action == "fetch" and rest == CLIP)
     if rest and not takes_rest:
         parser().error(f"unrecognised arguments: {' '.join(rest)}")
     try:

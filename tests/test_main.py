@@ -256,6 +256,20 @@ def test_data_samples_hands_arguments_on_in_their_order(monkeypatch, calls):
         run(monkeypatch, "data", "status", "static-gym")
 
 
+def test_the_real_clip_is_fetched_when_it_is_named(monkeypatch, calls):
+    assert run(monkeypatch, "data", "fetch", "clip") == 0
+    assert calls == [("humr.experiments.clip", "fetch")]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "data", "fetch", "film")
+    assert run(monkeypatch, "data", "fetch") == 0
+    assert len(calls) == 1
+
+
+def test_refinement_has_a_command(monkeypatch, calls):
+    assert run(monkeypatch, "refine", "fit") == 0
+    assert calls == [("humr.experiments.refinement", "fit")]
+
+
 def test_an_unknown_notebook_is_one_clear_line(monkeypatch, calls, capsys):
     assert run(monkeypatch, "reproduce", "--only", "98") == 1
     assert "no notebook with number 98; there are:" in capsys.readouterr().out
