@@ -126,8 +126,8 @@ def upright(untrained):
 
 
 @pytest.fixture(scope="module")
-def case(upright):
-    """A look at the left wrist of one test image."""
+def example(upright):
+    """The left wrist of one test image."""
     from humr.experiments.profiles import profile
     from humr.figures import gallery
     from humr.skeletons import COCO17
