@@ -10,7 +10,7 @@ gets the mean covariance of its sources, not the smaller one of independent erro
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -37,7 +37,13 @@ CERTAIN = 1.05 * SHARP_PIXELS  # px; wider axes are uncertain, and doubled in th
 AMBIGUOUS = 5.0  # px; one wider axis makes an image part of the ambiguous subset
 SIGMA_RANGE = (0.2, 10.0)  # px
 SIGMA_UNIT = 10 * SHARP_PIXELS  # px; what 1 means in the condition
-
+# Skeleton of each field of a batch, and the signs of its numbers in a mirror.
+MIRROR: Mapping[str, tuple[Skeleton, tuple[int, ...]]] = {
+    "pose": (POSE16, (-1, 1, 1)),
+    "points": (MPII16, (-1, 1)),
+    "condition": (CONDITION13, (1, -1, 1, 1, -1, 1)),
+    "target": (H36M17, (-1, 1, 1)),
+}
 
 Pose = Float[Tensor, "batch 16 3"]  # POSE16, metres, centred on its mean
 Points = Float[Tensor, "batch 16 2"]  # MPII16, normalised
@@ -63,25 +69,12 @@ class LiftingBatch(TensorRecord):
 
     def mirrored(self, chosen: Bool[Tensor, " batch"]) -> "LiftingBatch":
         """Swap left and right in the chosen images."""
-        flipped = LiftingBatch(
-            _swap(self.pose, POSE16, (-1, 1, 1)),
-            _swap(self.points, MPII16, (-1, 1)),
-            _swap(self.condition, CONDITION13, (1, -1, 1, 1, -1, 1)),
-            _swap(self.target, H36M17, (-1, 1, 1)),
-        )
-        return LiftingBatch(
-            **{
-                f.name: torch.where(
-                    chosen[:, None, None], getattr(flipped, f.name), getattr(self, f.name)
-                )
-                for f in fields(self)
-            }
-        )
-
-
-def _swap(values: Tensor, skeleton: Skeleton, signs: tuple[int, ...]) -> Tensor:
-    device = values.device
-    return values[:, constant(skeleton.mirrored, device)] * constant(signs, device)
+        device, swapped = self.pose.device, {}
+        for name, (skeleton, signs) in MIRROR.items():
+            values = getattr(self, name)
+            other = values[:, constant(skeleton.mirrored, device)] * constant(signs, device)
+            swapped[name] = torch.where(chosen[:, None, None], other, values)
+        return LiftingBatch(**swapped)
 
 
 def complete(pose: Float[Tensor, "*batch 16 3"]) -> Float[Tensor, "*batch 17 3"]:

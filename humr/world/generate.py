@@ -114,8 +114,7 @@ def records_of(scene: Scenes, seen: Views, world: World, generator: torch.Genera
     maps = heatmaps.calibrate(stack("heatmaps"))
     cells = heatmaps.sample_cells(maps, world.heatmap_samples, generator=generator)
     density = maps.flatten(-2) / maps.amax((-2, -1))[..., None]
-    spread = heatmaps.covariance(maps)
-    moments = [heatmaps.expectation(maps), spread[..., 0, :], spread[..., 1, 1:]]
+    mean, spread = heatmaps.expectation(maps), heatmaps.covariance(maps)
     size, resolution = seen.images.shape[1], world.mask_resolution
     window, keypoints = in_photograph(found, scene, size)
     box = _box_in_window(scene, size)
@@ -140,7 +139,7 @@ def records_of(scene: Scenes, seen: Views, world: World, generator: torch.Genera
         world_landmarks=stack("world_landmarks").float(),
         cells=cells.mT.to(torch.int16).contiguous(),
         density=density.gather(-1, cells).mT.half().contiguous(),
-        moments=torch.cat(moments, -1).float(),
+        moments=heatmaps.packed_gaussian(stack("peak"), mean, spread)[..., 1:],
         features=torch.cat([stack("features"), stack("features_mid")], -1).half(),
         mask=pack_mask(torch.stack(masks)),
         true_keypoints=seen.keypoints_image,

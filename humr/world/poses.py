@@ -158,6 +158,7 @@ NOISE: dict[str, Angles] = {
     "head": (6, 10, 5), "collar": (3, 4, 5), "shoulder": (13, 10, 12), "elbow": (2, 15, 2),
     "wrist": (12, 9, 14),
 }  # fmt: skip
+TWIST_NOISE = 16.0
 FACTORS = 10
 FACTOR_SCALE = 0.7  # of the independent noise
 
@@ -175,7 +176,7 @@ def sample_poses(
 ) -> Poses:
     """Draw poses: template, point between its two keys, side, noise, limits.
 
-    The root joint is left at identity: where the body faces is the camera's affair. Of given
+    The root joint is left at identity: where the body faces is decided with the camera. Of given
     `templates` each is as probable as the others.
     """
     weights = np.array([COMMON_WEIGHT.get(name, 1.0) for name in TEMPLATE_NAMES])
@@ -212,15 +213,12 @@ def mirror(degrees: np.ndarray) -> np.ndarray:
 
 def _noise(count: int, rng: np.random.Generator) -> np.ndarray:
     """Independent noise plus noise of ten factors shared by all joints, in degrees."""
-    scale = np.array([(*_of(NOISE, name, (0.0, 0.0, 0.0)), _twist_noise(name))
-                      for name in BODY22.names])  # fmt: skip
+    twist = {name: TWIST_NOISE for name in BODY22.names if name.endswith("shoulder")}
+    rows = [(*_of(NOISE, name, (0.0, 0.0, 0.0)), twist.get(name, 0.0)) for name in BODY22.names]
+    scale = np.array(rows)
     loadings = np.random.default_rng(1).normal(size=(FACTORS, *scale.shape)) / np.sqrt(FACTORS)
     shared = np.tensordot(rng.normal(size=(count, FACTORS)), loadings, 1) * FACTOR_SCALE
     return (rng.normal(size=(count, *scale.shape)) + shared) * scale
-
-
-def _twist_noise(name: str) -> float:
-    return 16.0 if name.endswith("shoulder") else 0.0
 
 
 def _of(table: Mapping, name: str, default: tuple) -> tuple:
@@ -243,8 +241,7 @@ def _limit_table() -> tuple[np.ndarray, np.ndarray]:
 
 def _key_table() -> np.ndarray:
     """All key poses as (templates, 2, 22, 4) degrees."""
-    return np.stack([np.stack([_key_to_degrees(key) for key in keys])
-                     for keys in TEMPLATES.values()])  # fmt: skip
+    return np.array([[_key_to_degrees(key) for key in keys] for keys in TEMPLATES.values()])
 
 
 def _key_to_degrees(key: Key) -> np.ndarray:

@@ -131,14 +131,11 @@ class Records(TensorRecord):
 
     def _gaussian(self, count: int, generator: torch.Generator) -> Float[Tensor, "b n 17 2"]:
         """Draw from Gaussians of the heatmaps' moments: positions in the detector's window."""
-        mean_x, mean_y, xx, xy, yy = self.moments.unbind(-1)
-        covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
+        mean, covariance = self.moments[..., :2], self.moments[..., [2, 3, 3, 4]]
+        covariance = covariance.unflatten(-1, (2, 2))
         root = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(2).to(covariance))
         noise = normal((len(self), count, 17, 2), root, generator)
-        points = torch.stack([mean_x, mean_y], -1)[:, None] + torch.einsum(
-            "bjxy,bnjy->bnjx", root, noise
-        )
-        return GRID.to_crop(points)
+        return GRID.to_crop(mean[:, None] + torch.einsum("bjxy,bnjy->bnjx", root, noise))
 
     def truth(
         self, body: Body, *, samples: int, generator: torch.Generator, default_focal: bool = False
@@ -158,9 +155,8 @@ class Records(TensorRecord):
     def with_default_focal(self, images: Bool[Tensor, " images"] | None = None) -> "Records":
         """Return records whose focal length is the photograph's diagonal, as if not known."""
         diagonal = self.image_size.norm(dim=-1)
-        return replace(
-            self, focal=diagonal if images is None else diagonal.where(images, self.focal)
-        )
+        focal = diagonal if images is None else diagonal.where(images, self.focal)
+        return replace(self, focal=focal)
 
 
 @dataclass(frozen=True)
@@ -207,7 +203,7 @@ class Pool(TensorRecord):
 
     def labelled(self) -> Batch:
         """Every image that shows its 3D labels, in one batch: what statistics are taken of."""
-        chosen = self.records[self.has_pose.nonzero().flatten()]
+        chosen = self.records[self.has_pose]
         generator = torch.Generator(chosen.focal.device).manual_seed(0)
         return chosen.batch(samples=1, generator=generator)
 
@@ -230,18 +226,14 @@ class Pool(TensorRecord):
         if certain:
             picked = torch.randperm(len(self._posed), generator=generator)[:certain]
             chosen = torch.cat([self._posed[picked], chosen])
-        chosen = chosen.to(self.has_pose.device)
-        return (
-            self.records[chosen]
-            .with_default_focal(~self.has_points[chosen])
-            .batch(
-                samples=samples,
-                generator=generator,
-                has_pose=self.has_pose[chosen],
-                has_points=self.has_points[chosen],
-                mask=unpack_mask(self.possible[chosen]),
-                gaussian=gaussian,
-            )
+        some = self[chosen.to(self.has_pose.device)]
+        return some.records.with_default_focal(~some.has_points).batch(
+            samples=samples,
+            generator=generator,
+            has_pose=some.has_pose,
+            has_points=some.has_points,
+            mask=unpack_mask(some.possible),
+            gaussian=gaussian,
         )
 
 
