@@ -373,9 +373,8 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
         horizon = rng.uniform(0.45, 0.85)
         image[y > horizon] = image[y > horizon] * 0.4 + rng.uniform(0, 0.6, 3)
     for _ in range(rng.integers(0, 7)):
-        shape = _shape(
-            size, size, rng.uniform(0, 1, 2) * size, rng.uniform(0.08, 0.45) * size, rng
-        )
+        centre, extent = rng.uniform(0, 1, 2) * size, rng.uniform(0.08, 0.45) * size
+        shape = _shape(size, centre, extent, rng)
         image[shape] = rng.uniform(0, 1, 3) + rng.uniform(0, 0.4) * (image[shape] - 0.5)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
@@ -410,7 +409,7 @@ def draw_occluders(
 
 def _furniture(size: int, centre: np.ndarray, extent: float, rng: np.random.Generator) -> Mask:
     """A box, a disc, or (one time in three) a table or wall that rises from below."""
-    shape = _shape(size, size, centre, rng.uniform(0.2, 0.5) * extent, rng)
+    shape = _shape(size, centre, rng.uniform(0.2, 0.5) * extent, rng)
     if rng.random() < 0.33:
         y, x = np.mgrid[:size, :size]
         top = centre[1] + rng.uniform(0, 0.25) * extent
@@ -419,11 +418,9 @@ def _furniture(size: int, centre: np.ndarray, extent: float, rng: np.random.Gene
     return shape
 
 
-def _shape(
-    height: int, width: int, centre: np.ndarray, extent: float, rng: np.random.Generator
-) -> Mask:
+def _shape(size: int, centre: np.ndarray, extent: float, rng: np.random.Generator) -> Mask:
     """A turned rectangle or ellipse; `centre` is (x, y), `extent` its longer half axis times 2."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = np.mgrid[:size, :size].astype(np.float32)
     angle, aspect = rng.uniform(0, np.pi), rng.uniform(0.35, 1)
     if rng.random() < 0.5:
         angle = rng.choice([0, np.pi / 2])
