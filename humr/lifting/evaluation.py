@@ -22,7 +22,6 @@ from humr.evaluation import parts_of, table
 from humr.geometry import similarity_align
 from humr.lifting.data import SHARP_PIXELS, LiftingBatch
 from humr.lifting.flow import METRES_PER_PIXEL, target_covariance
-from humr.metrics import best_of_first, expected_best_of
 from humr.skeletons import CONDITION13, H36M17
 
 POSES = 2**13  # hypotheses of all images that are held at once
@@ -42,7 +41,10 @@ Targets = Float[Tensor, "*#batch points 3"]
 
 @runtime_checkable
 class Lifter(Protocol):
-    """A system that turns a detector's 2D pose into 3D poses with the pelvis at the origin."""
+    """A system that turns a detector's 2D pose into 3D poses with the pelvis at the origin.
+
+    With a `log_prob(batch)` it knows the log density of `batch.pose` as well, in nats.
+    """
 
     def sample(
         self, batch: LiftingBatch, count: int, *, generator: torch.Generator | None = None
@@ -52,15 +54,6 @@ class Lifter(Protocol):
 
     def mode(self, batch: LiftingBatch) -> Float[Tensor, "batch 17 3"]:
         """Return the single pose that stands for the distribution."""
-        ...
-
-
-@runtime_checkable
-class Density(Protocol):
-    """A lifter that knows the likelihood of a pose."""
-
-    def log_prob(self, batch: LiftingBatch) -> Float[Tensor, " batch"]:
-        """Return the log density of `batch.pose`, in nats."""
         ...
 
 
@@ -143,8 +136,7 @@ def evaluate(
     """Measure the distribution of every image by `hypotheses` random poses and the mode.
 
     `clusters`: numbers of K-means centres whose best counts too (columns `_kmeans<K>`). `group`:
-    name of the part of the transfer set, for the column of that name. There are fewer images than
-    `batch` at a time if there are very many hypotheses.
+    name of the part of the transfer set. Many hypotheses come with fewer images than `batch`.
     """
     starts = torch.Generator().manual_seed(seed)  # so that clusters leave the noise as it is
     parts = []
@@ -188,8 +180,8 @@ def curve(
         for n in counts:
             columns = {"image": here, "n": n}
             for name, error in drawn.errors.items():
-                columns[f"{name}_best"] = best_of_first(error, n)
-                columns[f"{name}_expected"] = expected_best_of(error, n)
+                columns[f"{name}_best"] = metrics.best_of_first(error, n)
+                columns[f"{name}_expected"] = metrics.expected_best_of(error, n)
             parts.append(columns)
     return table(parts)
 
@@ -211,11 +203,8 @@ def forecast(
 ) -> Forecast:
     """Draw the mode and random hypotheses, and check that they are poses."""
     mode, samples = model.mode(seen), model.sample(seen, hypotheses, generator=generator)
-    pose = (len(H36M17), 3)
-    for name, got, expected in (
-        ("mode", mode, (len(seen), *pose)),
-        ("sample", samples, (len(seen), hypotheses, *pose)),
-    ):
+    for name, got, count in (("mode", mode, ()), ("sample", samples, (hypotheses,))):
+        expected = (len(seen), *count, len(H36M17), 3)
         if got.shape != expected:
             raise ValueError(
                 f"{name} must return poses of shape {expected}; got {tuple(got.shape)}. Did you "
@@ -228,10 +217,10 @@ def forecast(
 
 def _density(model: Lifter, seen: LiftingBatch) -> dict[str, Tensor]:
     """Negative log-likelihood of the true pose, nats per dimension, of models that have one."""
-    if not isinstance(model, Density):
+    if (log_prob := getattr(model, "log_prob", None)) is None:
         return {}
     try:
-        return {"nll": -model.log_prob(seen) / seen.pose[0].numel()}
+        return {"nll": -log_prob(seen) / seen.pose[0].numel()}
     except ValueError:  # a lifting flow whose 2D pose is exact; `forecast` met other causes
         return {}
 
@@ -243,21 +232,20 @@ def device_of(model: Lifter) -> torch.device:
     return next((weight.device for weight in known), torch.device("cpu"))
 
 
-def by_action(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Mean of each metric per action, and in `average` the mean of these means.
+def by_action(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Mean of each column per action, and in `average` the mean of these means.
 
     The papers' average: an action with many images counts no more than one with few, so that it
     differs from the mean over images. Rows of one model (several seeds are averaged).
     """
-    missing = [name for name in ("action", *metrics) if name not in rows]
+    missing = [name for name in ("action", *columns) if name not in rows]
     if missing or rows.empty:
         why = f"they lack {missing[0]!r}" if missing else "they are empty"
         raise ValueError(f"rows of lifting.evaluation.evaluate expected; {why}")
     actions = sorted(rows["action"].unique())
-    table = pd.DataFrame(
-        {name: rows.loc[rows["action"] == name, list(metrics)].mean() for name in actions}
-    )
-    return table.assign(average=table.mean(axis=1)).rename_axis("metric")
+    means = {name: rows.loc[rows["action"] == name, list(columns)].mean() for name in actions}
+    found = pd.DataFrame(means)
+    return found.assign(average=found.mean(axis=1)).rename_axis("metric")
 
 
 # ---- what is measured of hypotheses: columns, a value per image
@@ -265,13 +253,8 @@ def by_action(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def measures(drawn: Forecast) -> dict[str, Tensor]:
     """Everything that is measured of any system."""
-    return {
-        **accuracy(drawn),
-        **correctness(drawn),
-        **scores(drawn),
-        **spreads(drawn),
-        **reliability(drawn),
-    }
+    parts = (accuracy, correctness, scores, spreads, reliability)
+    return {name: value for part in parts for name, value in part(drawn).items()}
 
 
 def accuracy(drawn: Forecast) -> dict[str, Tensor]:
@@ -433,9 +416,6 @@ def deviation(
     return hypotheses.std(-3, correction=min(1, hypotheses.shape[-3] - 1))
 
 
-# ---- calibration error, from ranks in rows
-
-
 def ece(rows: pd.DataFrame) -> float:
     """Calibration error of rows from `evaluate`, all with as many hypotheses.
 
@@ -531,9 +511,6 @@ def _scores(points: Tensor, centres: Tensor) -> Tensor:
     return centres @ points.T - centres.square().sum(-1, keepdim=True) / 2
 
 
-# ---- baseline
-
-
 @dataclass(frozen=True)
 class NoiseBaseline:
     """The mode with noise on every joint: what a distribution must beat (Wehrbein et al., Fig. 5).
@@ -562,9 +539,8 @@ class NoiseBaseline:
 
     def factor(self, batch: LiftingBatch) -> Float[Tensor, "batch 17 3 3"]:
         """Cholesky factor of every joint's covariance, zero for the pelvis."""
-        metres = METRES_PER_PIXEL / (2 if self.doubled else 1)
+        sharp = SHARP_PIXELS * METRES_PER_PIXEL / (2 if self.doubled else 1)
         factor = batch.condition.new_zeros(len(batch), 17, 3, 3)
-        sharp = SHARP_PIXELS * metres
         factor[:, 1:] = torch.diag(factor.new_tensor([sharp, sharp, self.depth]))
         joints = list(H36M17.indices(CONDITION13.names))
         xx, xy, yy = target_covariance(batch.condition, doubled=self.doubled).unbind(-1)
