@@ -5,11 +5,7 @@ import torch
 
 from humr.lifting import propose
 from humr.lifting.propose import Gaussian
-
-
-def normal(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+from tests.lifting.test_propose import normal
 
 
 def test_joint_error_is_a_sum_of_norms_that_are_not_squared():
