@@ -1,7 +1,8 @@
-"""Shards: a data set in numbered files, each made by itself, by any process, whole or absent.
+"""Tensors on disk and in memory: records of rows, data sets in shards, checkpoints.
 
-A shard depends on the configuration, the split and its number alone, so that any process can make
-any shard, in any order, again and again. A manifest names the hash of each.
+A data set lies in numbered files. A shard depends on the configuration, the split and its number
+alone, so that any process can make any shard, in any order, again and again. A manifest names the
+hash of each.
 """
 
 import json
@@ -26,7 +27,6 @@ from humr.config import config_hash, to_dict
 from humr.files import DATA, digest, in_place_of, provenance, write_text
 
 WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
-T = TypeVar("T")
 R = TypeVar("R", bound="TensorRecord")
 
 
@@ -66,7 +66,25 @@ class TensorRecord:
     @classmethod
     def read(cls: type[R], path: Path) -> R:
         """Read one shard; every tensor must be there, and none beside them."""
-        return cls(**read_tensors(path, {f.name for f in fields(cls)}))
+        expected = {f.name for f in fields(cls)}
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path.name} is not a readable shard ({error}); delete it and run the world again"
+            ) from error
+        if tensors.keys() != expected:
+            raise ValueError(
+                f"{path.name}: missing {sorted(expected - tensors.keys())}, unknown "
+                f"{sorted(tensors.keys() - expected)}; it comes from another version of humr: "
+                "delete it and run the world again"
+            )
+        return cls(**tensors)
+
+    def write(self, path: Path) -> None:
+        """Write one shard, which is then either whole or absent."""
+        with in_place_of(path) as part:
+            save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
 
 
 def _rows(value: Any, index: slice | Tensor) -> Any:  # noqa: ANN401
@@ -94,60 +112,25 @@ def _joined(values: list[Any]) -> Any:  # noqa: ANN401
             return first
 
 
-def read_tensors(path: Path, expected: set[str]) -> dict[str, Tensor]:
-    """Read one shard; every tensor must be there, and none beside them."""
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is not a readable shard ({error}); delete it and run the world again"
-        ) from error
-    if tensors.keys() != expected:
-        raise ValueError(
-            f"{path.name}: missing {sorted(expected - tensors.keys())}, unknown "
-            f"{sorted(tensors.keys() - expected)}; it comes from another version of humr: "
-            "delete it and run the world again"
-        )
-    return tensors
-
-
-def write(path: Path, records: Any) -> None:  # noqa: ANN401
-    """Write the tensors of a dataclass so that the file is either whole or absent."""
-    tensors = {f.name: getattr(records, f.name).contiguous() for f in fields(records)}
-    with in_place_of(path) as part:
-        save_file(tensors, part)
+# ------------------------------------------------------------------------ shards
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store(Generic[T]):
-    """A data set of one configuration.
+class Store(Generic[R]):
+    """A data set of one configuration."""
 
-    Args:
-        name: what the progress bar says, and the prefix of the folder if there is a `folder`.
-        config: decides the content, with `recipe`.
-        sizes: images per split.
-        shard: images per file.
-        recipe: of the code; raised whenever the same configuration would give other images.
-        make: makes one shard from (config, split, number); a function of a module, so that other
-            processes find it.
-        read: reads one shard.
-        join: puts shards one after another.
-        folder: in `data`.
-        command: that makes it.
-        workers: processes that make it, unless the caller says; None: as many as cores.
-    """
-
-    name: str
-    config: Any
-    sizes: Mapping[str, int]
-    shard: int
-    recipe: int
-    make: Callable[[Any, str, int], T]
-    read: Callable[[Path], T]
-    join: Callable[[list[T]], T]
-    folder: str = "world"
-    command: str = "world"
-    workers: int | None = None
+    name: str  # of the progress bar
+    config: Any  # decides the content, with `recipe`
+    sizes: Mapping[str, int]  # images per split
+    shard: int  # images per file
+    recipe: int  # of the code: raised whenever the same configuration would give other images
+    # One shard of (configuration, split, number); a function of a module, which other processes
+    # can import.
+    make: Callable[[Any, str, int], R]
+    kind: type[R]  # what it makes
+    folder: str = "world"  # in `data`
+    command: str = "world"  # that makes it
+    workers: int | None = None  # processes, unless the caller says; None: as many as cores
 
     @property
     def directory(self) -> Path:
@@ -183,19 +166,19 @@ class Store(Generic[T]):
 
     def make_one(self, split: str, number: int) -> int:
         """Make and write one shard; returns its number of images."""
-        write(self.paths(split)[number], self.make(self.config, split, number))
+        self.make(self.config, split, number).write(self.paths(split)[number])
         return self.length(split, number)
 
-    def load(self, split: str) -> T:
+    def load(self, split: str) -> R:
         """Read a split into memory, checking each shard against the manifest."""
-        return self.join(self.shards(split))
+        return self.kind.join(self.shards(split))
 
-    def make_and_load(self, split: str) -> T:
+    def make_and_load(self, split: str) -> R:
         """Read a split into memory; shards that are missing are made first."""
         self.generate(splits=[split])
         return self.load(split)
 
-    def shards(self, split: str) -> list[T]:
+    def shards(self, split: str) -> list[R]:
         """Read the shards of a split one by one, checking each against the manifest."""
         paths = self.paths(split)
         if missing := [p.name for p in paths if not p.exists()]:
@@ -210,7 +193,7 @@ class Store(Generic[T]):
                     f"{path.name} is not what the manifest says (damaged, or made by other code); "
                     "delete it and manifest.json, and run the world again"
                 )
-        return [self.read(path) for path in paths]
+        return [self.kind.read(path) for path in paths]
 
     def _run(self, jobs: list[tuple[str, int]], workers: int) -> None:
         total = sum(self.length(*job) for job in jobs)
@@ -220,7 +203,7 @@ class Store(Generic[T]):
                     bar.update(self.make_one(*job))
                 return
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
                 futures = [pool.submit(self.make_one, *job) for job in jobs]
                 for future in as_completed(futures):
                     bar.update(future.result())
@@ -236,11 +219,7 @@ class Store(Generic[T]):
         write_text(self.directory / "manifest.json", json.dumps(manifest, indent=1))
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-# Checkpoints: weights in safetensors, and beside them a JSON that says what they are.
+# ------------------------------------------------------------------------ checkpoints
 
 
 def save_model(stem: Path, model: nn.Module, about: Mapping[str, Any]) -> None:

@@ -29,8 +29,13 @@ def make(config, split, number):
 def store(config=None, recipe=1):
     return storage.Store(
         name="squares", config=config or Config(), sizes={"train": 7, "test": 3}, shard=3,
-        recipe=recipe, make=make, read=Squares.read, join=Squares.join,
+        recipe=recipe, make=make, kind=Squares,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cubes(storage.TensorRecord):
+    cubes: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"no shard")
     with pytest.raises(ValueError, match=r"broken\.safetensors is not a readable shard"):
-        storage.read_tensors(path, {"values"})
-    storage.write(path, Squares(torch.zeros(2)))
+        Squares.read(path)
+    Squares(torch.zeros(2)).write(path)
     with pytest.raises(ValueError, match=r"missing \['cubes'\], unknown \['values'\]"):
-        storage.read_tensors(path, {"cubes"})
+        Cubes.read(path)

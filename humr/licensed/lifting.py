@@ -26,7 +26,7 @@ from humr.licensed.datasets import LICENSED, THEIRS, Human36m, LiftingPaperRun, 
 from humr.licensed.human36m import LicensedLifting, checked, every, expect, read_table, sure
 from humr.lifting.config import GROUPS as config_GROUPS
 from humr.skeletons import H36M17, MPII16, SPIN17, Skeleton, index_map
-from humr.storage import Store, read_tensors, write
+from humr.storage import Store, TensorRecord
 
 # MPI-INF-3DHP (Mehta et al. 2017): the test set in its three groups, and the training set.
 #
@@ -309,7 +309,7 @@ def _divided(config: Human36m, root: Path) -> dict[str, LicensedLifting]:
 
 
 @dataclass(frozen=True)
-class FittedHeatmaps:
+class FittedHeatmaps(TensorRecord):
     """Images with heatmaps, without the heatmaps, as they are kept on disk."""
 
     joints: Float[Tensor, "images 17 3"]
@@ -329,8 +329,8 @@ def _fitted(
     origin = config_hash([DATA_VERSION, split, stride, about.st_size, about.st_mtime_ns])
     path = kept / f"heatmaps-{origin}.safetensors"
     if not path.exists():
-        write(path, _packed(read()))
-    tensors = read_tensors(path, {f.name for f in fields(FittedHeatmaps)})
+        _packed(read()).write(path)
+    tensors = dict(vars(FittedHeatmaps.read(path)))
     names = json.loads(bytes(tensors.pop("names").tolist()))
     action = tuple(names[number] for number in tensors.pop("action").tolist())
     return LicensedLifting(**tensors, action=action)
@@ -374,8 +374,7 @@ def store(config: Human36m) -> InPlace:
         shard=1,
         recipe=DATA_VERSION,
         make=_made,
-        read=_made,
-        join=LicensedLifting.join,
+        kind=LicensedLifting,
         folder="lifting",
         command="data licensed",
     )

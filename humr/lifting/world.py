@@ -129,8 +129,7 @@ def store(config: LiftingWorld) -> Store[LiftingRecords]:
         shard=config.shard,
         recipe=DATA_VERSION,
         make=make_shard,
-        read=LiftingRecords.read,
-        join=LiftingRecords.join,
+        kind=LiftingRecords,
         folder="lifting",
         command="world laptop --system lifting",
     )

@@ -35,8 +35,7 @@ def store(world: World) -> Store[Records]:
         shard=world.shard,
         recipe=DATA_VERSION,
         make=make_shard,
-        read=Records.read,
-        join=Records.join,
+        kind=Records,
     )
 
 

@@ -185,6 +185,6 @@ def test_a_shard_survives_the_disk(made):
     assert isinstance(whole, CachedFeatures)
     assert isinstance(CachedFeatures.join([whole, whole[slice(0, 1)]]), CachedFeatures)
     path = made.directory / "without.crops"
-    storage.write(path, whole.persons)
+    whole.persons.write(path)
     with pytest.raises(ValueError, match=r"missing \['crop_box', 'features', 'mask'\]"):
         CachedFeatures.read(path)
