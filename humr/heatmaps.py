@@ -1,4 +1,4 @@
-"""Heatmaps as distributions: calibrate, sample, summarise, find regions.
+"""Heatmaps as distributions: calibrate, sample, moments, regions, Gaussians by least squares.
 
 Cells are counted by flat index (row by row) or by cell coordinates (column, row), where whole
 numbers are the middles of cells. `HeatmapGrid` ties cell coordinates to crop coordinates.
@@ -17,6 +17,8 @@ from torch.nn.functional import avg_pool2d
 # where a peak of .4 to .5 is confident and sometimes wrong (decisions.md, detector).
 SHARPENING = ((0.4, 0.85), (1.0, 3.0))
 FLOOR = ((0.35, 0.4, 0.5, 0.55), (0.02, 0.075, 0.075, 0.02))
+Heatmaps = Float[Tensor, "*batch height width"]
+Points = Float[Tensor, "*batch 2"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,17 @@ class HeatmapGrid:
     height: int = 64
     offset: float = 0.0
 
-    def to_crop(self, cells: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    def to_crop(self, cells: Points) -> Points:
         """Map cell coordinates (column, row) to crop coordinates in [-1, 1]."""
         return (cells + self.offset) * (2 / self._size(cells)) - 1
 
-    def from_crop(self, points: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    def from_crop(self, points: Points) -> Points:
         """Map crop coordinates to cell coordinates (column, row)."""
         return (points + 1) * (self._size(points) / 2) - self.offset
 
     def cells_to_crop(
         self, cells: Int[Tensor, "*batch"], *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*batch 2"]:
+    ) -> Points:
         """Map flat indices to crop coordinates; uniform in the cell if a generator is given."""
         columns, rows = cells % self.width, cells.div(self.width, rounding_mode="floor")
         points = torch.stack([columns, rows], -1).to(torch.get_default_dtype())
@@ -56,7 +58,10 @@ class HeatmapGrid:
         return like.new_tensor([self.width, self.height])
 
 
-def mass(heatmaps: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch"]:
+GRID = HeatmapGrid()
+
+
+def mass(heatmaps: Heatmaps) -> Float[Tensor, "*batch"]:
     """Return the sum of each heatmap; refuse what is no heatmap."""
     total = heatmaps.sum((-2, -1))
     if not bool((total > 0).all() & total.isfinite().all() & (heatmaps.amin((-2, -1)) >= 0).all()):
@@ -68,16 +73,12 @@ def mass(heatmaps: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batc
     return total
 
 
-def normalise(
-    heatmaps: Float[Tensor, "*batch height width"],
-) -> Float[Tensor, "*batch height width"]:
+def normalise(heatmaps: Heatmaps) -> Heatmaps:
     """Divide by the sum, so that the cells of each heatmap are probabilities."""
     return heatmaps / mass(heatmaps)[..., None, None]
 
 
-def calibrate(
-    heatmaps: Float[Tensor, "*batch height width"],
-) -> Float[Tensor, "*batch height width"]:
+def calibrate(heatmaps: Heatmaps) -> Heatmaps:
     r"""Turn sigmoid heatmaps into calibrated probabilities.
 
     $p = (1-\epsilon)\, h^g / \sum h^g + \epsilon / HW$: detectors are trained on blurred targets,
@@ -99,9 +100,7 @@ def _interpolate(x: Tensor, knots: tuple[float, ...], values: tuple[float, ...])
     return result
 
 
-def decode(
-    heatmaps: Float[Tensor, "*batch height width"], *, radius: int = 2
-) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, "*batch"]]:
+def decode(heatmaps: Heatmaps, *, radius: int = 2) -> tuple[Points, Float[Tensor, "*batch"]]:
     """Return the keypoint (cell coordinates) and the height of the highest peak.
 
     The keypoint is the mean of the (2 radius + 1)^2 cells around the peak, weighted by their
@@ -117,7 +116,7 @@ def decode(
     return (weights[..., None] * cells).sum(-2), peak
 
 
-def _cell_coordinates(like: Float[Tensor, "*batch height width"]) -> Float[Tensor, "cells 2"]:
+def _cell_coordinates(like: Heatmaps) -> Float[Tensor, "cells 2"]:
     height, width = like.shape[-2:]
     rows = torch.arange(height, dtype=like.dtype, device=like.device)
     columns = torch.arange(width, dtype=like.dtype, device=like.device)
@@ -126,41 +125,30 @@ def _cell_coordinates(like: Float[Tensor, "*batch height width"]) -> Float[Tenso
 
 
 def sample_cells(
-    probabilities: Float[Tensor, "*batch height width"], n: int, *, generator: torch.Generator
+    probabilities: Heatmaps, n: int, *, generator: torch.Generator
 ) -> Int[Tensor, "*batch {n}"]:
     """Draw `n` flat cell indices per heatmap, with replacement (inverse cumulative sum)."""
     if n < 1:
         raise ValueError(f"n must be at least 1, the number of samples per heatmap; got {n}")
     cumulative = normalise(probabilities).flatten(-2).double().cumsum(-1)
-    draws = torch.rand(
-        *cumulative.shape[:-1],
-        n,
-        dtype=cumulative.dtype,
-        device=cumulative.device,
-        generator=generator,
-    )
+    shape, device = (*cumulative.shape[:-1], n), cumulative.device
+    draws = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
     draws = draws * cumulative[..., -1:]
     last = (cumulative < cumulative[..., -1:]).sum(-1, keepdim=True)  # last cell with probability
     return torch.searchsorted(cumulative, draws, right=True).minimum(last)
 
 
-def expectation(
-    probabilities: Float[Tensor, "*batch height width"],
-) -> Float[Tensor, "*batch 2"]:
+def expectation(probabilities: Heatmaps) -> Points:
     """Return the mean (cell coordinates) of each heatmap; it may lie between two modes."""
     weights = normalise(probabilities).flatten(-2)
     return weights @ _cell_coordinates(probabilities)
 
 
-def covariance(
-    probabilities: Float[Tensor, "*batch height width"],
-) -> Float[Tensor, "*batch 2 2"]:
+def covariance(probabilities: Heatmaps) -> Float[Tensor, "*batch 2 2"]:
     """Return the covariance in cells squared, image axes (x right, y down)."""
     weights = normalise(probabilities).flatten(-2)
-    centred = (
-        _cell_coordinates(probabilities)
-        - (weights @ _cell_coordinates(probabilities))[..., None, :]
-    )
+    cells = _cell_coordinates(probabilities)
+    centred = cells - (weights @ cells)[..., None, :]
     return torch.einsum("...k,...ki,...kj->...ij", weights, centred, centred)
 
 
@@ -170,9 +158,7 @@ CUT_OFF = 0.1  # of the peak; `moments` are of what lies above
 KEPT = 1 + math.log(CUT_OFF) * CUT_OFF / (1 - CUT_OFF)
 
 
-def moments(
-    maps: Float[Tensor, "*batch height width"], *, whole: bool
-) -> Float[Tensor, "*batch 6"]:
+def moments(maps: Heatmaps, *, whole: bool) -> Float[Tensor, "*batch 6"]:
     """Peak, mean and covariance of what exceeds a tenth of the peak, as `packed_gaussian`.
 
     With `whole` the covariance is that of the Gaussian of which this is the part.
@@ -184,9 +170,7 @@ def moments(
 
 
 def packed_gaussian(
-    amplitude: Float[Tensor, "*batch"],
-    mean: Float[Tensor, "*batch 2"],
-    spread: Float[Tensor, "*batch 2 2"],
+    amplitude: Float[Tensor, "*batch"], mean: Points, spread: Float[Tensor, "*batch 2 2"]
 ) -> Float[Tensor, "*batch 6"]:
     """Six numbers of a Gaussian: amplitude, mean x, y, covariance xx, xy, yy."""
     parts = [amplitude[..., None], mean, spread[..., 0, :], spread[..., 1, 1:]]
@@ -195,13 +179,13 @@ def packed_gaussian(
 
 def unpacked_gaussian(
     packed: Float[Tensor, "*batch 6"],
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 2"], Float[Tensor, "*batch 2 2"]]:
+) -> tuple[Float[Tensor, "*batch"], Points, Float[Tensor, "*batch 2 2"]]:
     """Amplitude, mean and covariance of `packed_gaussian`."""
     return packed[..., 0], packed[..., 1:3], packed[..., [3, 4, 4, 5]].unflatten(-1, (2, 2))
 
 
 def highest_density_region(
-    probabilities: Float[Tensor, "*batch height width"], level: float
+    probabilities: Heatmaps, level: float
 ) -> Bool[Tensor, "*batch height width"]:
     """Mark the smallest set of cells whose probability reaches `level` (ties: first cell)."""
     if not 0 < level <= 1:
@@ -210,10 +194,7 @@ def highest_density_region(
 
 
 def density_level(
-    probabilities: Float[Tensor, "*batch height width"],
-    points: Float[Tensor, "*batch 2"],
-    *,
-    generator: torch.Generator | None = None,
+    probabilities: Heatmaps, points: Points, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*batch"]:
     """Return the level above which the highest-density region holds the point (cell coordinates).
 
@@ -235,29 +216,29 @@ def density_level(
     return torch.where(inside, level, 1.0)
 
 
-def _mass_above(
-    probabilities: Float[Tensor, "*batch height width"],
-) -> Float[Tensor, "*batch cells"]:
+def _mass_above(probabilities: Heatmaps) -> Float[Tensor, "*batch cells"]:
     """For each cell, the probability of all cells that come before it when sorted downwards."""
     values, order = probabilities.flatten(-2).sort(dim=-1, descending=True, stable=True)
     above = (values.cumsum(-1) - values).clamp_min(0)
     return torch.empty_like(above).scatter(-1, order, above)
 
 
-# Fit a Gaussian to each heatmap by least squares, fast.
-#
-# A Gaussian is the exponential of a parabola, $f = \exp(\theta \cdot \phi)$ with $\phi = (1, x,
-# y, x^2, xy, y^2)$: its derivatives by $\theta$ are $f\phi$ and $f\phi\phi^T$. With heat $h$,
-# half the squared error has gradient $\sum f (f - h)\,\phi$ and Hessian $\sum f (2f -
-# h)\,\phi\phi^T$. These are moments of images (sums of monomials up to the fourth degree), one
-# matrix product for a whole batch; no Jacobian is ever built. Cells with $h > 2f$ are left out
-# of the Hessian until the fit is near, which keeps it positive and the steps short.
-#
-# Where $f$ vanishes a cell adds a constant to the error and nothing to its derivatives. So each
-# map is looked at through a small window, and through a larger one when a step would bring the
-# Gaussian within `REACH` standard deviations of the window's edge. Larger windows begin on
-# blocks of cells.
+# ------------------------------------------------------------------------ Gaussian fits
 
+# A Gaussian is the exponential of a parabola, f = exp(theta . phi) with phi = (1, x, y, x^2, xy,
+# y^2): its derivatives by theta are f phi and f phi phi^T. With heat h, half the squared error has
+# gradient sum f (f - h) phi and Hessian sum f (2f - h) phi phi^T. These are moments of images
+# (sums of monomials up to the fourth degree), one matrix product for a whole batch; no Jacobian is
+# ever built. Cells with h > 2f are left out of the Hessian until the fit is near, which keeps it
+# positive and the steps short.
+#
+# Where f vanishes a cell adds a constant to the error and nothing to its derivatives. So each map
+# is looked at through a small window, and through a larger one when a step would bring the
+# Gaussian within `REACH` standard deviations of the window's edge. Larger windows begin on blocks
+# of cells.
+#
+# Below, `theta` is (batch, 6), and a state (batch, 28) holds theta, its squared error, and of half
+# that error the gradient (6) and the moments of the Hessian (15).
 
 WINDOWS = (16, 32)  # cells; after these the whole map
 REACH = 4.0  # standard deviations that the window must hold
@@ -280,8 +261,8 @@ class GaussianFit:
     """
 
     amplitude: Float[Tensor, "*batch"]
-    mean: Float[Tensor, "*batch 2"]
-    sigma: Float[Tensor, "*batch 2"]
+    mean: Points
+    sigma: Points
     theta: Float[Tensor, "*batch"]
     rmse: Float[Tensor, "*batch"]
     converged: Bool[Tensor, "*batch"]
@@ -295,39 +276,27 @@ class GaussianFit:
 
 
 @torch.no_grad()
-def fit_gaussian(
-    heatmaps: Float[Tensor, "*batch height width"],
-    *,
-    initial_mean: Float[Tensor, "*batch 2"] | None = None,
-    iterations: int = 100,
-) -> GaussianFit:
+def fit_gaussian(heatmaps: Heatmaps, *, iterations: int = 100) -> GaussianFit:
     r"""Fit one Gaussian to each heatmap by least squares (Wehrbein et al. 2021, section 3.4).
 
     Damped Newton steps in float64 from the parabola through the logarithm of the heat around the
-    peak; where that is no peak, and around an `initial_mean` (cell coordinates), from the highest
-    value and $\sigma = 2$ cells. A fit that does not settle within `iterations` steps in one
-    window starts again from the moments of the map; if that does not settle either, the better
-    state is kept, and `converged` says so.
+    peak; where that is no peak, from the highest value and $\sigma = 2$ cells. A fit that does not
+    settle within `iterations` steps in one window starts again from the moments of the map; if
+    that does not settle either, the better state is kept, and `converged` says so.
     """
     mass(heatmaps)  # refuse NaN, all zero, logits
     batch, shape = heatmaps.shape[:-2], heatmaps.shape[-2:]
-    maps = heatmaps.reshape(-1, *shape).split(_POOL)
-    means = [None] * len(maps)
-    if initial_mean is not None:
-        means = initial_mean.reshape(-1, 2).split(_POOL)
-    parts = [_fit(m, mean, iterations) for m, mean in zip(maps, means, strict=True)]
+    parts = [_fit(maps, iterations) for maps in heatmaps.reshape(-1, *shape).split(_POOL)]
     fit = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return GaussianFit(**{k: v.reshape(batch + v.shape[1:]) for k, v in fit.items()})
 
 
-def _fit(
-    maps: Float[Tensor, "batch height width"],
-    mean: Float[Tensor, "batch 2"] | None,
-    iterations: int,
-) -> dict[str, Tensor]:
+def _fit(maps: Tensor, iterations: int) -> dict[str, Tensor]:
     """Fit each map in ever larger windows, the larger ones on blocks of 2 x 2 cells first."""
     maps = maps.clamp(max=1) if len(maps) and maps.amax() > 1 else maps
-    fits = _Fits.start(maps, mean)
+    theta = _start(maps)
+    zero = torch.zeros_like(theta[:, 0])
+    fits = _Fits(theta, zero, zero > 0, zero > 0)
     side = max(maps.shape[1:])
     pending = torch.arange(len(maps), device=maps.device)
     for size in [n for n in WINDOWS if n < side] + [side]:
@@ -354,14 +323,6 @@ class _Fits:
     converged: Bool[Tensor, " batch"]
     escaped: Bool[Tensor, " batch"]  # the next step would not fit into the window
 
-    @classmethod
-    def start(
-        cls, maps: Float[Tensor, "batch height width"], mean: Float[Tensor, "batch 2"] | None
-    ) -> "_Fits":
-        theta = _start(maps, mean)
-        zero = torch.zeros_like(theta[:, 0])
-        return cls(theta, zero, zero > 0, zero > 0)
-
     def improve(self, maps: Tensor, chosen: Tensor, size: int, stride: int, steps: int) -> None:
         """Descend within windows of `size` cells, taken in blocks of `stride` x `stride`."""
         theta = self.theta[chosen]
@@ -383,41 +344,33 @@ class _Fits:
         self.converged[chosen[worse]] = False
 
 
-def _start(
-    maps: Float[Tensor, "batch height width"], mean: Float[Tensor, "batch 2"] | None
-) -> Float[Tensor, "batch 6"]:
+def _start(maps: Tensor) -> Tensor:
     """Return a first parabola in cell coordinates: as the logarithm of the peak, or round."""
     peak, index = maps.flatten(1).max(-1)
     width = maps.shape[-1]
     top = torch.stack([index % width, index.div(width, rounding_mode="floor")], -1).double()
-    flat = torch.zeros(len(maps), 6, dtype=torch.float64, device=maps.device)
-    flat[:, 0], flat[:, 3], flat[:, 5] = peak.double().log(), -1 / 8, -1 / 8
-    if mean is not None:
-        return _shift(flat, -mean.double())
     window = _Window.around(maps, top, 5)
     weight = window.values.square()
     target = (weight * window.values.clamp_min(1e-6).log()) @ window.basis[:6].T
     local, wrong = torch.linalg.solve_ex(_matrix(weight @ window.basis.T), target)
     _, variance, proper = _shape(local)
     plausible = ((variance > 0.25) & (variance < 64)).all(-1) & proper & (wrong == 0)
+    flat = torch.zeros_like(local)
+    flat[:, 0], flat[:, 3], flat[:, 5] = peak.double().log(), -1 / 8, -1 / 8
     return torch.where(plausible[:, None], _shift(local, -window.centre), _shift(flat, -top))
 
 
-def _wide(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch 6"]:
+def _wide(maps: Tensor) -> Tensor:
     """Return the parabola with the moments of the map."""
     maps = maps.double()
     (xx, xy), (_, yy) = (row.unbind(-1) for row in covariance(maps).unbind(-2))
     determinant = (xx * yy - xy * xy).clamp_min(1e-3)
     shape = torch.stack([-yy / 2, xy, -xx / 2], -1) / determinant[:, None]
-    height = maps.amax((1, 2)).log()[:, None]
-    return _shift(
-        torch.cat([height, torch.zeros_like(shape[:, :2]), shape], -1), -expectation(maps)
-    )
+    height, zero = maps.amax((1, 2)).log()[:, None], torch.zeros_like(shape[:, :2])
+    return _shift(torch.cat([height, zero, shape], -1), -expectation(maps))
 
 
-def _shape(
-    theta: Float[Tensor, "batch 6"],
-) -> tuple[Float[Tensor, "batch 2"], Float[Tensor, "batch 2"], Bool[Tensor, " batch"]]:
+def _shape(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance along x and y, and whether the parabola opens downwards."""
     axx, axy, ayy = theta[:, 3:].unbind(-1)
     variance = torch.stack([ayy, axx], -1) * -2
@@ -427,9 +380,7 @@ def _shape(
     return mean, variance / determinant[:, None], (determinant > 0) & (axx < 0)
 
 
-def _shift(
-    theta: Float[Tensor, "batch 6"], origin: Float[Tensor, "batch 2"]
-) -> Float[Tensor, "batch 6"]:
+def _shift(theta: Tensor, origin: Tensor) -> Tensor:
     """Write the parabola in coordinates counted from `origin`."""
     c, bx, by, axx, axy, ayy = theta.unbind(-1)
     x, y = origin.unbind(-1)
@@ -449,13 +400,7 @@ class _Window(NamedTuple):
     floor: float  # of 2 f - h in the Hessian
 
     @classmethod
-    def around(
-        cls,
-        maps: Float[Tensor, "batch height width"],
-        mean: Float[Tensor, "batch 2"],
-        size: int,
-        stride: int = 1,
-    ) -> "_Window":
+    def around(cls, maps: Tensor, mean: Tensor, size: int, stride: int = 1) -> "_Window":
         """Cut out `size` cells along each axis, averaged in blocks of `stride` by `stride`."""
         if stride > 1:
             maps = avg_pool2d(maps[:, None], stride, ceil_mode=True)[:, 0]
@@ -480,22 +425,18 @@ class _Window(NamedTuple):
             -torch.inf if stride == 1 and size > WINDOWS[0] else 0.0,
         )
 
-    def select(self, chosen: Int[Tensor, " chosen"]) -> "_Window":
+    def select(self, chosen: Tensor) -> "_Window":
         values, edges = self.values.index_select(0, chosen), self.edges.index_select(1, chosen)
         return self._replace(values=values, edges=edges)
 
 
-def _monomials(
-    x: Float[Tensor, " width"], y: Float[Tensor, " height"]
-) -> Float[Tensor, "15 cells"]:
+def _monomials(x: Tensor, y: Tensor) -> Tensor:
     exponents = torch.arange(5, device=x.device)[:, None]
     i, j = torch.tensor(_POWERS, device=x.device).T
     return ((y**exponents)[j, :, None] * (x**exponents)[i, None, :]).flatten(1)
 
 
-def _descend(
-    theta: Float[Tensor, "batch 6"], window: _Window, iterations: int
-) -> tuple[Float[Tensor, "batch 28"], Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
+def _descend(theta: Tensor, window: _Window, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """Step until each fit has settled or wants to leave its window; say which of the two."""
     best = _look(theta, window)
     escaped = ~_fits(theta, window)[1]
@@ -525,30 +466,20 @@ def _descend(
     return best.index_copy_(0, active, state), settled, escaped
 
 
-def _look(theta: Float[Tensor, "batch 6"], window: _Window) -> Float[Tensor, "batch 28"]:
-    """Return theta, its squared error, and gradient (6) and Hessian (15 moments) of half of it."""
-    piece = max(_CACHE // window.values.shape[1], 1)
-    pairs = zip(theta.split(piece), window.values.split(piece), strict=True)
-    return torch.cat([_moments(t, v, window.basis, window.floor) for t, v in pairs])
+def _look(theta: Tensor, window: _Window) -> Tensor:
+    """Return the state of a parabola in its window."""
+    piece, states = max(_CACHE // window.values.shape[1], 1), []
+    for part, values in zip(theta.split(piece), window.values.split(piece), strict=True):
+        predicted = (part @ window.basis[:6]).exp_()
+        residual = predicted - values
+        cost = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square_()
+        weight = (predicted + residual).clamp_min_(window.floor).mul_(predicted)
+        gradient = residual.mul_(predicted) @ window.basis[:6].T
+        states.append(torch.cat([part, cost, gradient, weight @ window.basis.T], -1))
+    return torch.cat(states)
 
 
-def _moments(
-    theta: Float[Tensor, "batch 6"],
-    values: Float[Tensor, "batch cells"],
-    basis: Float[Tensor, "15 cells"],
-    floor: float,
-) -> Float[Tensor, "batch 28"]:
-    predicted = (theta @ basis[:6]).exp_()
-    residual = predicted - values
-    cost = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square_()
-    weight = (predicted + residual).clamp_min_(floor).mul_(predicted)
-    gradient = residual.mul_(predicted) @ basis[:6].T
-    return torch.cat([theta, cost, gradient, weight @ basis.T], -1)
-
-
-def _fits(
-    theta: Float[Tensor, "batch 6"], window: _Window
-) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
+def _fits(theta: Tensor, window: _Window) -> tuple[Tensor, Tensor]:
     """Say whether this is a Gaussian, and whether it has faded before the window ends."""
     mean, variance, proper = _shape(theta)
     reach = REACH * variance.sqrt()
@@ -556,9 +487,7 @@ def _fits(
     return proper, inside.all(-1)
 
 
-def _step(
-    state: Float[Tensor, "batch 28"], damping: Float[Tensor, " batch"]
-) -> tuple[Float[Tensor, "batch 6"], Float[Tensor, " batch"]]:
+def _step(state: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     """Return the damped step and twice the gain that it promises."""
     gradient, curvature = state[:, 7:13], _matrix(state[:, 13:])
     diagonal = curvature.diagonal(dim1=-2, dim2=-1)
@@ -567,13 +496,13 @@ def _step(
     return -step, (gradient * step).sum(-1)
 
 
-def _matrix(moments: Float[Tensor, "batch 15"]) -> Float[Tensor, "batch 6 6"]:
+def _matrix(moments: Tensor) -> Tensor:
     """Sort the moments of monomials into those of products of two of phi."""
     index = torch.tensor(_PRODUCT, device=moments.device)
     return moments.index_select(1, index).unflatten(1, (6, 6))
 
 
-def _describe(theta: Float[Tensor, "batch 6"]) -> dict[str, Tensor]:
+def _describe(theta: Tensor) -> dict[str, Tensor]:
     """Turn a parabola into amplitude, mean, sigma and angle."""
     mean = _shape(theta)[0]
     half = torch.stack([-theta[:, 3], -theta[:, 4] / 2, -theta[:, 4] / 2, -theta[:, 5]], -1)
@@ -584,6 +513,3 @@ def _describe(theta: Float[Tensor, "batch 6"]) -> dict[str, Tensor]:
         "sigma": (2 * precision.clamp_min(1e-12)).rsqrt(),
         "theta": torch.atan2(-axes[:, 1, 0], axes[:, 0, 0]).remainder(torch.pi),
     }
-
-
-GRID = HeatmapGrid()

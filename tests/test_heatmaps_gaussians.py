@@ -167,10 +167,3 @@ def test_fit_says_when_it_did_not_settle():
     assert full.converged.all()
     assert not short.converged.any()
     assert (short.rmse > full.rmse).all()
-
-
-def test_fit_starts_where_it_is_told():
-    two = gaussian(0.9, 15, 15, 2, 0, 2) + gaussian(0.8, 48, 48, 2, 0, 2)
-    mean = fit_gaussian(two, initial_mean=torch.tensor([47.0, 47.0])).mean
-    np.testing.assert_allclose(mean, [48, 48], atol=0.01)
-    np.testing.assert_allclose(fit_gaussian(two).mean, [15, 15], atol=0.01)
