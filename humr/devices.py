@@ -1,8 +1,8 @@
-"""Which device computes, how tensors get there, and what must not be rounded there."""
+"""Where and how exactly things are computed: devices, processes, precision, faster kernels."""
 
 import inspect
 import os
-import time
+import timeit
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -22,189 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from humr.config import Training
 
-# Faster ways to the same numbers: switches, all off by default, each with a way back.
-#
-# - `products`: float32 matrix products of oneDNN instead of MKL's, which leaves the wide
-# registers
-#   of AMD's processors unused: about twice as fast there. torch has one flag that leads to them.
-# On
-#   processors with matrix units (AMX) the same flag rounds to bfloat16, and it can slow other
-#   products down: it is set only where a test of itself finds full precision and more speed. -
-# `tf32`: matrix products of CUDA devices with 10 bits of mantissa (relative error 1e-3). -
-# `compiled`: the couplings of a flow through `torch.compile`, which takes a minute or two first.
-# - `graphs`: the same, and replayed as CUDA graphs, for devices that wait for many small
-# launches.
-#
-# A switch that this machine does not have, or that fails, costs one warning and nothing else.
-
-
-SWITCHES = ("products", "tf32", "compiled", "graphs")
-EXACT = 1e-5  # relative error of a float32 product: sums of a thousand terms reach 1e-6
-FASTER = 1.1  # times; below this the other products are not worth a global flag
-_ONEDNN: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-_SHAPE = (64, 1024, 1024)  # of the product that is tested: images, width, width
-
-
-@contextmanager
-def faster(
-    switches: Iterable[str], device: torch.device | str = "cpu", flow: nn.Module | None = None
-) -> Iterator[list[str]]:
-    """Turn switches on for the code inside; yields those that are on in truth.
-
-    The list follows: what fails later leaves it, and `graphs` is `compiled` on a CPU. Make no CUDA
-    engine (Fabric) inside `tf32`: torch refuses to be asked for the flag in its old way there.
-
-    Args:
-        switches: some of `SWITCHES`.
-        device: where the work is done.
-        flow: whose couplings `compiled` and `graphs` are about.
-    """
-    chosen, kind = _checked(switches), torch.device(device).type
-    on: list[str] = []
-    with ExitStack() as stack:
-        for switch in chosen:
-            match switch:
-                case "products" | "tf32":
-                    if _products(stack) if switch == "products" else _tf32(stack, kind):
-                        on.append(switch)
-                case _:
-                    name = "graphs" if switch == "graphs" and kind == "cuda" else "compiled"
-                    _compile(stack, flow, graphs=name == "graphs", failed=partial(on.remove, name))
-                    on.append(name)
-        yield on
-
-
-def _checked(switches: Iterable[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(switches))
-    if unknown := [name for name in chosen if name not in SWITCHES]:
-        raise ValueError(f"no switch {', '.join(unknown)}; expected some of {', '.join(SWITCHES)}")
-    if {"compiled", "graphs"} <= set(chosen):
-        raise ValueError("graphs are compiled already: choose either of compiled and graphs")
-    return chosen
-
-
-# ------------------------------------------------------------------------ products
-
-
-def _products(stack: ExitStack) -> bool:
-    if not other_products_pay():
-        _warn("products: no full precision or no gain on this processor; the usual ones are used")
-        return False
-    stack.enter_context(_flag(_ONEDNN, "bf16"))
-    return True
-
-
-def _tf32(stack: ExitStack, kind: str) -> bool:
-    if kind != "cuda":
-        _warn(f"tf32 is for CUDA devices; this is {kind}, and full precision is used")
-        return False
-    stack.enter_context(_flag(torch.backends.cuda.matmul, "tf32"))
-    return True
-
-
-@contextmanager
-def _flag(backend: Any, value: str) -> Iterator[None]:  # noqa: ANN401 - a module of torch
-    before = backend.fp32_precision
-    backend.fp32_precision = value
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
-
-
-@cache
-def other_products_pay(repeats: int = 5) -> bool:
-    """Say whether oneDNN's products are exact in float32 and faster, here and now (asked once)."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    rows, inner, columns = _SHAPE
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(rows, inner, generator=generator)
-    b = torch.randn(inner, columns, generator=generator)
-    truth = a.double() @ b.double()
-    usual = _seconds(lambda: a @ b, repeats)
-    with _flag(_ONEDNN, "bf16"):
-        error = ((a @ b - truth).norm() / truth.norm()).item()
-        other = _seconds(lambda: a @ b, repeats)
-    return error < EXACT and usual > FASTER * other
-
-
-def _seconds(run: Callable[[], Tensor], repeats: int) -> float:
-    """Shortest time of a product."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-# ------------------------------------------------------------------------ compiling
-
-
-class Compiled:
-    """A function in compiled form; where compiling fails, one warning, and as it is."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        backend: str | Callable[..., Any] = "inductor",
-        failed: Callable[[], None] = lambda: None,
-        **options: Any,  # noqa: ANN401
-    ) -> None:
-        self.function, self.failed = function, failed
-        self.fast: Callable[..., Any] | None = torch.compile(function, backend=backend, **options)
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        """Call the compiled form, as long as there is one."""
-        if self.fast is not None:
-            try:
-                return self.fast(*arguments, **named)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, OSError, ImportError) as error:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                _warn(f"torch.compile failed, going on without it: {reason[0]}")
-                self.fast = None
-                self.failed()
-        return self.function(*arguments, **named)
-
-
-def compile_couplings(
-    flow: nn.Module, *, graphs: bool = False, failed: Callable[[], None] = lambda: None
-) -> None:
-    """Compile what a flow does between noise and data; `uncompile` takes it back.
-
-    `failed` is called where the first use shows that compiling does not work.
-    """
-    options: Any = {"mode": "reduce-overhead"} if graphs else {}
-    couplings: Any = flow._transform
-    flow.__dict__["_transform"] = Compiled(couplings, failed=failed, **options)
-
-
-def uncompile(flow: nn.Module) -> None:
-    """Undo `compile_couplings`."""
-    flow.__dict__.pop("_transform", None)
-
-
-def _compile(
-    stack: ExitStack, flow: nn.Module | None, *, graphs: bool, failed: Callable[[], None]
-) -> None:
-    if flow is None or not hasattr(flow, "_transform"):
-        raise ValueError("compiled and graphs are about a flow; got none")
-    stack.enter_context(warnings.catch_warnings())
-    warnings.filterwarnings("ignore", "The .grad attribute")  # torch, of tensors that it traces
-    compile_couplings(flow, graphs=graphs, failed=failed)
-    stack.callback(uncompile, flow)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
-
-
 P = ParamSpec("P")
 T = TypeVar("T")
+# How long processes wait for the first one, which makes worlds, or waits itself.
+LONGEST = timedelta(days=2)
 
 
 def pick_device() -> torch.device:
@@ -240,11 +61,6 @@ def normal(
     return drawn.to(like.device)
 
 
-def _widened(value: Any) -> Any:  # noqa: ANN401
-    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-    return value.float() if half else value
-
-
 def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     """Let a function of tensors compute in single precision or better, under autocast too.
 
@@ -264,16 +80,16 @@ def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     return precise
 
 
-# One process or several: the engine, and the random numbers of every process.
-#
+def _widened(value: Any) -> Any:  # noqa: ANN401
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value
+
+
+# ------------------------------------------------------------------------ processes
+
 # Several processes train one model (DistributedDataParallel). Each draws batches of its own, and
-# the gradient is the mean over processes: a step sees `Training.batch` times as many images.
-# Only the first process writes files, validates and shows bars.
-
-
-LONGEST = timedelta(
-    days=2
-)  # for which processes wait: the first one makes worlds, or waits itself
+# the gradient is the mean over processes: a step sees `Training.batch` times as many images. Only
+# the first process writes files, validates and shows bars.
 
 
 def make_fabric(
@@ -287,7 +103,7 @@ def make_fabric(
 
     Args:
         config: its precision.
-        device: "cpu", "cuda", or "auto" for `devices.pick_device`.
+        device: "cpu", "cuda", or "auto" for `pick_device`.
         devices: on each machine; one process for each.
         nodes: machines.
     """
@@ -297,17 +113,14 @@ def make_fabric(
     options: Any = {"accelerator": accelerator, "devices": devices, "precision": config.precision}
     if devices * nodes == 1:
         return Fabric(**options)
-    unchanged: Any = {_buffers_option(): False}  # buffers are the same everywhere and stay so
+    # Buffers are the same everywhere and stay so. Newer versions of torch rename the option.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    new, old = "forward_sync_buffers", "broadcast_buffers"
+    unchanged: Any = {new if new in known else old: False}
     strategy = DDPStrategy(timeout=LONGEST, **unchanged)
     fabric = Fabric(**options, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
-
-
-def _buffers_option() -> str:
-    """Name of the option that sends buffers before every step: newer versions of torch rename."""
-    known = inspect.signature(DistributedDataParallel.__init__).parameters
-    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 def run_lock(path: Path, fabric: Fabric) -> AbstractContextManager[object]:
@@ -371,3 +184,148 @@ def restore_states(state: dict[str, Any], fabric: Fabric, generator: torch.Gener
     torch.set_rng_state(own["dropout"])
     if fabric.device.type == "cuda" and own["dropout_cuda"] is not None:
         torch.cuda.set_rng_state(own["dropout_cuda"], fabric.device)
+
+
+# ------------------------------------------------------------------------ faster kernels
+
+# Switches for faster ways to the same numbers, all off by default:
+#
+# - `products`: float32 matrix products of oneDNN instead of MKL's, which leaves the wide registers
+#   of AMD's processors unused: about twice as fast there. One flag of torch leads to them. On
+#   processors with matrix units (AMX) that flag rounds to bfloat16, and it can slow other products
+#   down: it is set only where a test of itself finds full precision and more speed.
+# - `tf32`: matrix products of CUDA devices with 10 bits of mantissa (relative error 1e-3).
+# - `compiled`: the couplings of a flow through `torch.compile`, which takes a minute or two first.
+# - `graphs`: the same, replayed as CUDA graphs, for devices that wait for many small launches.
+#
+# A switch that this machine does not have, or that fails, costs one warning and nothing else.
+SWITCHES = ("products", "tf32", "compiled", "graphs")
+EXACT = 1e-5  # relative error of a float32 product: sums of a thousand terms reach 1e-6
+FASTER = 1.1  # times; below this the other products are not worth a global flag
+_ONEDNN: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def faster(
+    switches: Iterable[str], device: torch.device | str = "cpu", flow: nn.Module | None = None
+) -> Iterator[list[str]]:
+    """Turn some of `SWITCHES` on for the code inside; yields a list of those that are really on.
+
+    What fails later leaves the list, and `graphs` is `compiled` on a CPU. Make no CUDA engine
+    (Fabric) inside `tf32`: torch then refuses to give the flag in its old way. `flow` is the flow
+    whose couplings `compiled` and `graphs` are about.
+    """
+    chosen, kind = tuple(dict.fromkeys(switches)), torch.device(device).type
+    if unknown := [name for name in chosen if name not in SWITCHES]:
+        raise ValueError(f"no switch {', '.join(unknown)}; expected some of {', '.join(SWITCHES)}")
+    if {"compiled", "graphs"} <= set(chosen):
+        raise ValueError("graphs are compiled already: choose either of compiled and graphs")
+    on: list[str] = []
+    with ExitStack() as stack:
+        for switch in chosen:
+            match switch:
+                case "products" if not other_products_pay():
+                    _warn("products: no full precision or no gain on this processor; left off")
+                case "tf32" if kind != "cuda":
+                    _warn(f"tf32 is for CUDA devices; this is {kind}, and full precision is used")
+                case "products":
+                    stack.enter_context(_flag(_ONEDNN, "bf16"))
+                    on.append(switch)
+                case "tf32":
+                    stack.enter_context(_flag(torch.backends.cuda.matmul, "tf32"))
+                    on.append(switch)
+                case _:
+                    name = "graphs" if switch == "graphs" and kind == "cuda" else "compiled"
+                    stack.enter_context(_compiled(flow, name, failed=partial(on.remove, name)))
+                    on.append(name)
+        yield on
+
+
+@contextmanager
+def _compiled(flow: nn.Module | None, name: str, failed: Callable[[], None]) -> Iterator[None]:
+    if flow is None or not hasattr(flow, "_transform"):
+        raise ValueError("compiled and graphs are about a flow; got none")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The .grad attribute")  # torch, of tensors it traces
+        compile_couplings(flow, graphs=name == "graphs", failed=failed)
+        try:
+            yield
+        finally:
+            vars(flow).pop("_transform", None)
+
+
+@contextmanager
+def _flag(backend: Any, value: str) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+    before = backend.fp32_precision
+    backend.fp32_precision = value
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+@cache
+def other_products_pay(repeats: int = 5) -> bool:
+    """Say whether oneDNN's products are exact in float32 and faster, here and now (asked once)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    images, width = 64, 1024
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(images, width, generator=generator)
+    b = torch.randn(width, width, generator=generator)
+    truth = a.double() @ b.double()
+    usual = _seconds(lambda: a @ b, repeats)
+    with _flag(_ONEDNN, "bf16"):
+        error = ((a @ b - truth).norm() / truth.norm()).item()
+        other = _seconds(lambda: a @ b, repeats)
+    return error < EXACT and usual > FASTER * other
+
+
+def _seconds(run: Callable[[], Tensor], repeats: int) -> float:
+    """Shortest time of a product."""
+    return min(timeit.repeat(run, number=1, repeat=repeats))
+
+
+class Compiled:
+    """A function in compiled form; where compiling fails, one warning, and as it is."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        backend: str | Callable[..., Any] = "inductor",
+        failed: Callable[[], None] = lambda: None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        self.function, self.failed = function, failed
+        self.fast: Callable[..., Any] | None = torch.compile(function, backend=backend, **options)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        """Call the compiled form, as long as there is one."""
+        if self.fast is not None:
+            try:
+                return self.fast(*arguments, **named)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, OSError, ImportError) as error:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                _warn(f"torch.compile failed, going on without it: {reason[0]}")
+                self.fast = None
+                self.failed()
+        return self.function(*arguments, **named)
+
+
+def compile_couplings(
+    flow: nn.Module, *, graphs: bool = False, failed: Callable[[], None] = lambda: None
+) -> None:
+    """Compile what a flow does between noise and data.
+
+    `failed` is called where the first use shows that compiling does not work.
+    """
+    options: Any = {"mode": "reduce-overhead"} if graphs else {}
+    couplings: Any = flow._transform
+    vars(flow)["_transform"] = Compiled(couplings, failed=failed, **options)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
