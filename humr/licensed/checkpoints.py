@@ -36,7 +36,7 @@ from humr.files import digest, existing, say, shown
 from humr.flows import FixedPermutation
 from humr.licensed import readers
 from humr.licensed.datasets import LICENSED, LiftingPaperRun, PaperRun
-from humr.licensed.inventory import SOURCES
+from humr.licensed.inventory import PUBLISHERS
 from humr.licensed.readers import check, fill, load
 from humr.lifting.config import LiftingModel
 from humr.lifting.flow import LATENT, POINTS, POSE, LiftingFlow
@@ -256,7 +256,7 @@ CHANNELS = 15  # all four branches of the backbone, in widths of the finest
 LIFTING = LiftingModel(hidden=1028)
 SLOPE = 0.636  # FrEIA's 2 / pi
 # Where the checkpoints are.
-HUMR_SITE = SOURCES["HuMR weights"].site
+HUMR_SITE = PUBLISHERS["HuMR weights"].site
 LIFTING_SITE = "the repository of its authors (ICCV 2021), which links it"
 
 

@@ -75,6 +75,16 @@ class DataSet:
         return "closeup" in self.name
 
     @property
+    def scene(self) -> str:
+        """What BEDLAM calls the scene."""
+        return self.images.split("/")[1]
+
+    @property
+    def scene_at_6fps(self) -> str:
+        """The same for masks: their official preparation calls scenes of 30 Hz so, too."""
+        return self.scene.replace("_30fps", "_6fps")
+
+    @property
     def image_size(self) -> tuple[int, int] | None:
         """Width and height of all photographs and masks, upright; None where they differ, 3DPW.
 

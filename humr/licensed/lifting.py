@@ -178,16 +178,16 @@ FILES_OF = {"train": "train", "validation": "train", "test": "test", "ambiguous"
 
 def check(run: LiftingPaperRun | ProposePaperRun) -> None:
     """Refuse to train without the files of training and test: one error names the first."""
-    entries = needed(run.world, ("train", "test"))
-    found = inventory.inspect(ROOT, entries=entries)
+    files = needed(run.world, ("train", "test"))
+    found = inventory.inspect(ROOT, files=files)
     if lacking := [each for each in found if each.state != "ok"]:
         raise FileNotFoundError(inventory.refusal(lacking))
 
 
 def needed(config: Human36m, splits: Iterable[str]) -> list[inventory.LicensedFile]:
-    """Entries of the inventory that splits are read from."""
+    """Files of the inventory that splits are read from."""
     names = set().union(*(_files(config, split) for split in splits))
-    return [entry for entry in inventory.ENTRIES if entry.paths[0] in names]
+    return [file for file in inventory.FILES if file.paths[0] in names]
 
 
 def _files(config: Human36m, split: str) -> set[str]:
@@ -210,8 +210,8 @@ def _files(config: Human36m, split: str) -> set[str]:
 def digests(config: Human36m, splits: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the files that splits are read from, of those that are there."""
     found = {}
-    for entry in needed(config, splits):
-        path = next((ROOT / name for name in entry.paths if (ROOT / name).is_file()), None)
+    for file in needed(config, splits):
+        path = next((ROOT / name for name in file.paths if (ROOT / name).is_file()), None)
         if path is not None:
             for each in [path, *_beside(path)]:
                 about = each.stat()

@@ -60,7 +60,7 @@ def store(config: Licensed) -> Store[CachedFeatures]:
 
 def check(run: PaperRun) -> None:
     """Refuse to train without the files of training, or samples that evaluation will read."""
-    lacking = [each for each in inventory.inspect(ROOT, entries=needed(run)) if each.state != "ok"]
+    lacking = [each for each in inventory.inspect(ROOT, files=needed(run)) if each.state != "ok"]
     if lacking:
         raise FileNotFoundError(inventory.refusal(lacking))
     if run.model.heatmap_samples:
@@ -69,14 +69,12 @@ def check(run: PaperRun) -> None:
 
 
 def needed(run: PaperRun) -> list[inventory.LicensedFile]:
-    """Entries of the inventory without which a run cannot be trained."""
+    """Files of the inventory without which a run cannot be trained."""
     parts = {"training", "masks"} if run.world.masks else {"training"}
     own = set().union(*map(_files, run.world.train))
     others = set().union(*map(_files, TRAINING)) - own
     return [
-        entry
-        for entry in inventory.ENTRIES
-        if parts & set(entry.parts) and entry.paths[0] not in others
+        file for file in inventory.FILES if parts & set(file.parts) and file.paths[0] not in others
     ]
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 import subprocess
+import zipfile
 from dataclasses import replace
 from functools import partial
 
@@ -12,14 +13,14 @@ from formats import person, write_annotations, write_heatmap_samples, write_mask
 from scipy import sparse
 
 from humr.files import ROOT
-from humr.licensed import inventory
+from humr.licensed import datasets, inventory
 from humr.licensed.datasets import SETS
 from humr.licensed.human36m import cdf_folder, sequences
-from humr.licensed.inventory import ENTRIES, PARTS, SOURCES, inspect, lacking, main, report
+from humr.licensed.inventory import FILES, PARTS, PUBLISHERS, inspect, lacking, main, report
 
 
-def entries(group):
-    return [entry for entry in ENTRIES if entry.group == group]
+def files(group):
+    return [file for file in FILES if file.group == group]
 
 
 def state(root, path):
@@ -29,26 +30,26 @@ def state(root, path):
 
 
 def test_everything_is_listed_once():
-    paths = [path for entry in ENTRIES for path in entry.paths]
+    paths = [path for file in FILES for path in file.paths]
     assert len(set(paths)) == len(paths)
     for each in SETS.values():
         assert f"annotations/{each.annotations}" in paths
         if each.split == "train":
             assert f"heatmap_samples/{each.name}" in paths
-    assert {entry.source for entry in ENTRIES} == set(SOURCES)
-    sources = {entry.group: entry.source for entry in ENTRIES}
-    assert all(sources[entry.group] == entry.source for entry in ENTRIES)
-    assert {part for entry in ENTRIES for part in entry.parts} == set(PARTS)
+    assert {file.publisher for file in FILES} == set(PUBLISHERS)
+    publishers = {file.group: file.publisher for file in FILES}
+    assert all(publishers[file.group] == file.publisher for file in FILES)
+    assert {part for file in FILES for part in file.parts} == set(PARTS)
 
 
 def test_nothing_is_there(tmp_path):
-    findings = inspect(tmp_path)
-    assert {each.state for each in findings} == {"missing"}
-    text = report(findings)
+    checks = inspect(tmp_path)
+    assert {each.state for each in checks} == {"missing"}
+    text = report(checks)
     assert "annotations, training: 0 of 29\n" in text
-    for each in findings:  # one by one, each with its own line
+    for each in checks:  # one by one, each with its own line
         assert text.count(f"  missing  {each.path}\n") >= 1
-    assert text.count("  missing  ") == len(ENTRIES)
+    assert text.count("  missing  ") == len(FILES)
     assert "from     smpl-x.is.tue.mpg.de (version 1.1)\n  licence  own licence: research" in text
     assert "for      3DPW, EMDB, plausibility, training" in text
     assert "training: lacks " in text
@@ -74,13 +75,13 @@ def test_found_files(tmp_path):
     assert "lacks" in text
 
 
-def test_the_report_has_one_line_per_entry(tmp_path):
-    group = entries("annotations, test")
+def test_the_report_has_one_line_per_file(tmp_path):
+    group = files("annotations, test")
     write_annotations(tmp_path, "3dpw-test-cam")
     write_annotations(tmp_path, "emdb-p1", vitpose=None)
     folder = tmp_path / "annotations"
     wrong = f"{folder}/emdb_p1.npz lacks vitpose; it has imgname, center, scale"
-    lines = report(inspect(tmp_path, entries=group)).splitlines()
+    lines = report(inspect(tmp_path, files=group)).splitlines()
     assert lines[:2] == [
         "annotations, test: 1 of 3",
         f"  ok       {folder}/3dpw_test_w_cam.npz  0.0 MB, 10 arrays",
@@ -89,8 +90,8 @@ def test_the_report_has_one_line_per_entry(tmp_path):
     assert lines[3] == f"  missing  {folder}/emdb_p1_occl.npz"
     assert [line.split()[0] for line in lines[4:7]] == ["from", "licence", "for"]
     assert lines[6] == "  for      EMDB, plausibility"
-    ok, other = inspect(tmp_path, entries=group[:1]), replace(group[0], paths=("a", "bb"))
-    short = report([*ok, *ok, replace(ok[0], path=tmp_path / "bb", entry=other)]).splitlines()
+    ok, other = inspect(tmp_path, files=group[:1]), replace(group[0], paths=("a", "bb"))
+    short = report([*ok, *ok, replace(ok[0], path=tmp_path / "bb", file=other)]).splitlines()
     assert short[3] == f"  ok       {tmp_path / 'bb'!s:<{len(str(ok[0].path))}}  0.0 MB, 10 arrays"
     assert "from     " not in "".join(short)
     bare = replace(ok[0], state="wrong", remark="Permission denied")
@@ -189,19 +190,18 @@ def test_lifting_files(tmp_path):
     lifting.write_table(h36m / "H36M_dataset_orig_hrnet.h5", "testset", rows)
     folder = tmp_path / "mpi_inf_3dhp"
     lifting.write_test_sequence(folder, "TS3", poses, [1, 0, 1])
-    lifting.write_train_sequence(folder, 8, 2, poses)
-    findings = {f.path.relative_to(tmp_path).as_posix(): f for f in inspect(tmp_path)}
-    assert {path for path, found in findings.items() if found.state == "ok"} == {
+    checks = {f.path.relative_to(tmp_path).as_posix(): f for f in inspect(tmp_path)}
+    assert {path for path, found in checks.items() if found.state == "ok"} == {
         "h36m/data_3d_h36m.npz", "h36m/data_2d_h36m_cpn_ft_h36m_dbb.npz", "h36m/metadata.xml",
-        "h36m/H36M_dataset_h36m_hrnet.h5", "mpi_inf_3dhp/S8/Seq2/annot.mat",
+        "h36m/H36M_dataset_h36m_hrnet.h5",
         "mpi_inf_3dhp/mpi_inf_3dhp_test_set/TS3/annot_data.mat",
     }  # fmt: skip
-    assert findings["h36m/metadata.xml"].remark == "44 positions of cameras"
-    wrong = findings["h36m/H36M_dataset_orig_hrnet.h5"].remark
+    assert checks["h36m/metadata.xml"].remark == "44 positions of cameras"
+    wrong = checks["h36m/H36M_dataset_orig_hrnet.h5"].remark
     assert "lacks dataset/trainset/gt_3d, dataset/trainset/argmax_2d" in wrong
-    remark = findings["h36m/testset_h36m_without_3d.pickle"].remark
+    remark = checks["h36m/testset_h36m_without_3d.pickle"].remark
     assert "must have 50 MB or more" in remark
-    assert len(lacking(findings.values(), "lifting transfer")) == 5
+    assert len(lacking(checks.values(), "lifting transfer")) == 5
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_lifting_files(tmp_path):
     ],
 )
 def test_files_come_from_those_who_publish_them(tmp_path, path, site):
-    text = report(inspect(tmp_path, entries=[e for e in ENTRIES if path in e.paths]))
+    text = report(inspect(tmp_path, files=[f for f in FILES if path in f.paths]))
     (line,) = [line for line in text.splitlines() if line.startswith("  from     ")]
     assert site in line
 
@@ -260,30 +260,30 @@ def test_heatmaps_of_the_transfer_set(tmp_path):
     lifting.write_table(folder / name, "testset", rows, pose="gt_3d_uni")
     found = state(tmp_path, f"mpi_inf_3dhp/{name}")
     assert found.state == "ok"
-    assert found.entry.parts == ("transfer heatmaps",)
+    assert found.file.parts == ("transfer heatmaps",)
     (folder / name).unlink()
     lifting.write_table(folder / name, "testset", rows)
     assert "lacks dataset/testset/gt_3d_uni" in state(tmp_path, f"mpi_inf_3dhp/{name}").remark
 
 
-def test_parts_are_complete_when_all_their_entries_are(tmp_path):
+def test_parts_are_complete_when_all_their_files_are(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x").touch()
     check = partial(inventory.folder, pattern="*")
-    first = replace(ENTRIES[0], paths=("a",), check=check, parts=("weights",))
+    first = replace(FILES[0], paths=("a",), check=check, parts=("weights",))
     second = replace(first, paths=("b",), parts=("masks",))
-    findings = inspect(tmp_path, entries=[first, second])
-    assert lacking(findings, "weights") == []
-    assert [f.path.name for f in lacking(findings, "masks")] == ["b"]
-    text = report(findings)
+    checks = inspect(tmp_path, files=[first, second])
+    assert lacking(checks, "weights") == []
+    assert [f.path.name for f in lacking(checks, "masks")] == ["b"]
+    text = report(checks)
     assert "weights: complete (the official weights)" in text
     assert "masks: lacks 1 (the mask loss)" in text
     with pytest.raises(ValueError, match="part must be one of training, masks"):
-        lacking(findings, "everything")
+        lacking(checks, "everything")
 
 
 def test_every_file_that_the_inventory_knows_is_ignored_by_git():
-    paths = [f"data/licensed/{path}" for entry in ENTRIES for path in entry.paths]
+    paths = [f"data/licensed/{path}" for file in FILES for path in file.paths]
     result = subprocess.run(
         ["git", "check-ignore", "--no-index", "--stdin"],
         input="\n".join(paths), capture_output=True, text=True, cwd=ROOT,
@@ -294,3 +294,23 @@ def test_every_file_that_the_inventory_knows_is_ignored_by_git():
 def test_the_command_prints_the_report(capsys):
     assert main() == 0
     assert report(inspect()) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("odd"), MemoryError(), zipfile.BadZipFile("odd"), SystemError("odd")]
+)
+def test_a_broken_file_never_ends_the_list(tmp_path, error):
+    def broken(path):
+        raise error
+
+    (tmp_path / "a").touch()
+    first = replace(FILES[0], paths=("a",), check=broken)
+    checks = inspect(tmp_path, files=[first, replace(first, paths=("b",))])
+    assert [each.state for each in checks] == ["wrong", "missing"]
+    assert f"  wrong    {tmp_path / 'a'} cannot be read: {error!r}\n" in report(checks)
+
+
+def test_readers_look_where_the_inventory_does():
+    for paths in (*datasets.SMPL_BODIES.values(), datasets.SMPLX_BODY):
+        assert paths in [file.paths for file in FILES]
+    assert [f"ckpt/{name}" for name in datasets.VITPOSE] in [list(file.paths) for file in FILES]

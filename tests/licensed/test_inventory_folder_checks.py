@@ -9,10 +9,8 @@ from formats import annotation_arrays, write_annotations, write_heatmap_samples
 from humr.licensed import inventory
 from humr.licensed.datasets import SETS, image_path
 from humr.licensed.images import mask_path
-from humr.licensed.inventory import ENTRIES
+from humr.licensed.inventory import FILES
 from humr.licensed.people import read_annotations
-
-PLAIN = partial(inventory.folder, pattern="*")
 
 
 def put(path):
@@ -36,12 +34,14 @@ def put_masks(root, name, images):
 def photographs(root, *names):
     """Look at the photographs of data sets that share a folder, as the inventory does."""
     below = SETS[names[0]].images
-    return inventory.photographs(root / below, below=below, names=names, plain=PLAIN)
+    return inventory.pictures(
+        root / below, kind="photographs", below=below, names=names, pattern="*"
+    )
 
 
-def entry(group, part):
-    """The entry of a group whose path has this part."""
-    (found,) = [e for e in ENTRIES if e.group == group and part in e.paths[0]]
+def file_of(group, part):
+    """The file of a group whose path has this part."""
+    (found,) = [f for f in FILES if f.group == group and part in f.paths[0]]
     return found
 
 
@@ -94,7 +94,7 @@ def test_without_annotations_the_plain_check_remains(tmp_path):
     alone = "1 *; not compared: no annotations"
     assert photographs(tmp_path, "static-gym") == alone
     path = tmp_path / "annotations" / SETS["static-gym"].annotations
-    put(path)  # empty; its own entry says so
+    put(path)  # empty; its own line says so
     assert photographs(tmp_path, "static-gym") == alone
     write_annotations(tmp_path, "static-gym")
     with pytest.raises(ValueError, match="must hold 5 photographs; 5 are missing"):
@@ -125,7 +125,7 @@ def test_everybody_in_a_test_set_is_needed(tmp_path):
 
 @pytest.mark.parametrize("name", ["3dpw-train-smplx", "emdb-p1", "agora-bfh", "zoom-gym-bmi"])
 def test_the_inventory_compares_photographs(tmp_path, name):
-    found = entry(f"photographs of {SETS[name].source}", SETS[name].images)
+    found = file_of(f"photographs of {SETS[name].source}", SETS[name].images)
     images = write_annotations(tmp_path, name)["imgname"].tolist()
     put_photographs(tmp_path, name, images)
     assert found.check(tmp_path / found.paths[0]).startswith("5 photographs, as annotated")
@@ -147,7 +147,7 @@ def test_masks_of_people_behind_an_object_are_not_needed(tmp_path, name, part):
     hidden = read_annotations(name, root=tmp_path).mask_valid.logical_not().nonzero().flatten()
     assert hidden.tolist() == [1, 4]
     put_masks(tmp_path, name, [images[0], *images[2:4]])
-    found = entry(f"masks of {SETS[name].source}", part)
+    found = file_of(f"masks of {SETS[name].source}", part)
     (path,) = [tmp_path / each for each in found.paths if (tmp_path / each).exists()]
     assert found.check(path).startswith("3 masks, as annotated but for 2 that nobody reads")
     put_masks(tmp_path, name, images)
@@ -163,12 +163,12 @@ def test_masks_under_their_own_names_are_missing(tmp_path):
     for image in images:
         put(tmp_path / "env_masks/images" / image.replace("_1280", "_mask_00000_00000_1280"))
     with pytest.raises(ValueError, match=r"3 are missing.*the preparation of data/README.md"):
-        entry("masks of AGORA", "images").check(tmp_path / "env_masks/images")
+        file_of("masks of AGORA", "images").check(tmp_path / "env_masks/images")
 
 
 def test_masks_of_emdb_belong_to_the_people_whose_mask_is_good(tmp_path):
     images = write_annotations(tmp_path, "emdb-p1-occl")["imgname"].tolist()
-    found = entry("masks of EMDB", "EMDB/masks")
+    found = file_of("masks of EMDB", "EMDB/masks")
     path = tmp_path / found.paths[0]
     put_masks(tmp_path, "emdb-p1-occl", [images[1], *images[3:]])
     assert found.check(path) == "3 masks, as annotated but for 2 that nobody reads"

@@ -273,8 +273,8 @@ def test_the_store_makes_nothing(root, tmp_path):
         store.make(WORLD, "test", 0)
 
 
-def test_entries_are_found_by_their_first_path():
-    first = {entry.paths[0] for entry in inventory.ENTRIES}
+def test_files_are_found_by_their_first_path():
+    first = {file.paths[0] for file in inventory.FILES}
     configs = [Human36m(poses=poses) for poses in ("fits", "heatmaps", "cpn", "gt")]
     for config in (*configs, Human36m(transfer_poses="heatmaps")):
         assert set().union(*(lifting._files(config, split) for split in config.splits)) <= first

@@ -144,7 +144,7 @@ def test_only_files_of_the_chosen_sets_are_needed():
     def paths(**world):
         weights = Weights() if world.get("masks", True) else Weights(mask=0.0)
         run = PaperRun(world=Licensed(**world), weights=weights)
-        return {entry.paths[0] for entry in training.needed(run)}
+        return {file.paths[0] for file in training.needed(run)}
 
     few = paths(train=("static-gym", "3dpw-train-smplx"))
     scene = "20221013_3-10_500_batch01hand_static_highSchoolGym_6fps"
@@ -159,7 +159,7 @@ def test_only_files_of_the_chosen_sets_are_needed():
     agora = paths(train=("agora-bfh",))
     assert {"env_masks/images", "training_images/images", "annotations/agora-bfh.npz"} <= agora
     assert "annotations/agora-body.npz" not in agora
-    every = {e.paths[0] for e in inventory.ENTRIES if {"training", "masks"} & set(e.parts)}
+    every = {f.paths[0] for f in inventory.FILES if {"training", "masks"} & set(f.parts)}
     assert paths(train=TRAINING) == every
 
 

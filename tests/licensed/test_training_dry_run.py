@@ -64,7 +64,7 @@ def root(tmp_path, monkeypatch):
 
 
 def states(root):
-    return {each.entry.paths[0]: each.state for each in inventory.inspect(root)}
+    return {each.file.paths[0]: each.state for each in inventory.inspect(root)}
 
 
 def test_from_an_inventory_to_the_papers_tables(root, tmp_path, monkeypatch, capsys):
