@@ -1,7 +1,7 @@
 r"""HuMR: a conditional flow over joint rotations, with shape and camera beside it (WACV 2025).
 
 A photograph's feature, 2D pose and box become a context $c$ (`ContextEncoder`). Under it a
-normalizing flow $f$ gives poses $\theta = f(z; c)$, $z \sim N(0, I)$, of 22 rotations with 6 numbers
+normalizing flow $f$ gives poses $\theta = f(z; c)$, $z \sim N(0, I)$, 22 rotations as 6 numbers
 each, and their exact likelihood; the mode is $\theta^* = f(0; c)$. Shape and camera are regressed
 from $c$ (`ShapeCameraHead`) and shared by all hypotheses. `Humr` holds the three and turns noise
 into bodies.
