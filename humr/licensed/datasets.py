@@ -1,4 +1,4 @@
-"""Licensed data: where their files lie, and how messages name them.
+"""Licensed data: the data sets of HuMR, where files lie, and what runs on licensed data depend on.
 
 Everything lies in `data/licensed` (ignored by git), which has the inner layout of the official
 code's `data` folder, so that a folder made for that code serves as it is, by a move or a link.
@@ -7,6 +7,7 @@ code's `data` folder, so that a folder made for that code serves as it is, by a 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from humr.config import Run, hashed_if_changed, one_of, require
 from humr.files import DATA, find
@@ -97,27 +98,28 @@ class DataSet:
         return (720, 1280) if self.rotated else (1280, 720)
 
 
-def _sets() -> dict[str, DataSet]:
-    pw3d, emdb, agora = "test_images/3DPW", "test_images/EMDB", "training_images/images"
-    sets = [
-        DataSet("3dpw-train-smplx", "3DPW", "train", "3dpw_train_smplx_w_cam.npz", pw3d),
-        DataSet("agora-bfh", "AGORA", "train", "agora-bfh.npz", agora),
-        DataSet("agora-body", "AGORA", "train", "agora-body.npz", agora),
-    ]
-    for name, scene in _BEDLAM.items():
-        folder = f"training_images/{scene}/png"
-        sets.append(DataSet(name, "BEDLAM", "train", f"{scene}.npz", folder))
-    sets += [
-        DataSet("3dpw-test-cam", "3DPW", "test", "3dpw_test_w_cam.npz", pw3d),
-        DataSet("emdb-p1", "EMDB", "test", "emdb_p1.npz", emdb),
-        DataSet("emdb-p1-occl", "EMDB", "test", "emdb_p1_occl.npz", emdb),
-    ]
-    return {each.name: each for each in sets}
-
-
-SETS = _sets()
+_PW3D, _EMDB, _AGORA = "test_images/3DPW", "test_images/EMDB", "training_images/images"
+SETS = {
+    each.name: each
+    for each in (
+        DataSet("3dpw-train-smplx", "3DPW", "train", "3dpw_train_smplx_w_cam.npz", _PW3D),
+        DataSet("agora-bfh", "AGORA", "train", "agora-bfh.npz", _AGORA),
+        DataSet("agora-body", "AGORA", "train", "agora-body.npz", _AGORA),
+        *(
+            DataSet(name, "BEDLAM", "train", f"{scene}.npz", f"training_images/{scene}/png")
+            for name, scene in _BEDLAM.items()
+        ),
+        DataSet("3dpw-test-cam", "3DPW", "test", "3dpw_test_w_cam.npz", _PW3D),
+        DataSet("emdb-p1", "EMDB", "test", "emdb_p1.npz", _EMDB),
+        DataSet("emdb-p1-occl", "EMDB", "test", "emdb_p1_occl.npz", _EMDB),
+    )
+}
 TRAINING = tuple(name for name, each in SETS.items() if each.split == "train")
 TEST = tuple(name for name, each in SETS.items() if each.split == "test")
+OCCLUDED, WHOLE = "emdb-p1-occl", "emdb-p1"  # the first is a part of the second
+DATASETS = {name: SETS[name].source for name in TEST}  # what tables call the test sets
+ON_MASK = ("percent_inside", "mask_distance")  # metrics of EMDB's occluded part alone
+FIRST = 100_000  # number of the first person of the second test set, and so on
 
 
 def data_set(name: str) -> DataSet:
@@ -133,119 +135,7 @@ def image_path(name: str, image: str, *, root: Path = LICENSED) -> Path:
     return find(path.parent, *dict.fromkeys((path.name, path.with_suffix(".jpg").name)))
 
 
-# Lifting as in the papers, on Human3.6M: what such a run depends on beside `lifting_config`.
-
-
-SOURCES = ("fits", "heatmaps", "cpn", "gt")
-WITH_GAUSSIANS = SOURCES[:2]
-THEIRS = dict(zip(GROUPS, ("GS", "noGS", "Outdoor"), strict=True))  # as MPI-INF-3DHP calls them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Human36m:
-    """Human3.6M and, for transfer, MPI-INF-3DHP; where their files lie is no part of it.
-
-    Trained on are S1, 5, 6, 7, 8, tested on S9, 11. The official code looks at the test set after
-    every epoch and keeps the last weights. Here the best weights are chosen on whole actions of
-    one training subject, which nobody is trained on: all takes and cameras, so that no moment is
-    seen from another side. The last weights are kept beside them.
-    """
-
-    # Whence 2D poses come: with Gaussians from "fits" (Wehrbein et al.) or "heatmaps" (FMPose);
-    # alone from the detector "cpn" or from the labels, "gt" (VideoPose3D).
-    poses: str = "fits"
-    stride: int = 1  # of training: every how manieth stored image; every fourth frame is stored
-    test_stride: int = 16  # every 64th frame
-    held_out_subject: int = 8
-    held_out: tuple[str, ...] = ("Directions", "SittingDown", "Walking")  # 3 of 75
-    validation: int = 2_000  # images of these that are validated on, evenly spread
-    transfer: bool = True  # the test set of MPI-INF-3DHP
-    # Its 2D poses: the labels, as both papers seem to do, or a detector's "heatmaps" (FMPose).
-    transfer_poses: str = hashed_if_changed("labels")
-    tested_images: int = hashed_if_changed(
-        0
-    )  # of every split that models are measured on, evenly spread; 0: all
-
-    def __post_init__(self) -> None:
-        one_of("poses", self.poses, *SOURCES)
-        one_of("transfer_poses", self.transfer_poses, "labels", "heatmaps")
-        require(
-            self.transfer_poses == "labels" or self.poses in WITH_GAUSSIANS,
-            f"heatmaps of the transfer set need Gaussians in training; poses is {self.poses!r}",
-        )
-        counts = (self.stride, self.test_stride, self.validation)
-        require(min(counts) > 0, "stride, test_stride and validation must be positive")
-        require(bool(self.held_out), "held_out must name at least one action")
-        few = self.tested_images
-        require(few >= 0, f"tested_images must not be negative; got {few}")
-
-    @property
-    def tested(self) -> tuple[str, ...]:
-        """Splits that models are measured on; "ambiguous" is H36MA, of all stored test images.
-
-        2D poses alone know no ambiguity.
-        """
-        hard = ("ambiguous",) if self.poses in WITH_GAUSSIANS else ()
-        return ("test", *hard, *(GROUPS if self.transfer else ()))
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """All splits."""
-        return ("train", "validation", *self.tested)
-
-    @property
-    def label(self) -> str:
-        """What tables call this world."""
-        return "Human3.6M"
-
-    @property
-    def where(self) -> str:
-        """The same, as a sentence begins."""
-        return "On Human3.6M"
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """What tables call the groups of the transfer set, those of MPI-INF-3DHP."""
-        return {ours: f"3DHP {theirs}" for ours, theirs in THEIRS.items() if self.transfer}
-
-    @property
-    def hard(self) -> str:
-        """The split whose ambiguous images count as such."""
-        return "ambiguous" if "ambiguous" in self.tested else "test"
-
-
-# Neither paper mentions mirror images.
-_FLOW_RULE, _PROPOSE_RULE = LiftingRule(mirror=False), ProposeRule(mirror=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiftingPaperRun(LiftingRun):
-    """One training run of the lifting flow on Human3.6M."""
-
-    world: Human36m = field(default_factory=Human36m)  # pyright: ignore[reportIncompatibleVariableOverride]
-    rule: LiftingRule = _FLOW_RULE
-
-    def __post_init__(self) -> None:
-        require(
-            self.rule.gaussians == "fit" or self.world.poses == "heatmaps",
-            f"moments need heatmaps; world.poses is {self.world.poses!r}",
-        )
-
-
-def _detected() -> Human36m:
-    return Human36m(poses="cpn")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProposePaperRun(ProposeRun):
-    """One training run of ProPose on Human3.6M; the paper does not say which detector it has."""
-
-    world: Human36m = field(default_factory=_detected)  # pyright: ignore[reportIncompatibleVariableOverride]
-    rule: ProposeRule = _PROPOSE_RULE
-
-
-# Training as in the paper, on licensed data: what such a run depends on beside `config.Run`.
-
+# ------------------------------------------------------------------------ runs of HuMR
 
 STORED = 150  # heatmap samples per person in the official files
 MASK_SIDES = (224, 112, 56)
@@ -315,10 +205,95 @@ class PaperRun(Run):
         require(model.features % 15 == 0, f"features must be 15 widths; got {model.features}")
 
 
-DATASETS = {"3dpw-test-cam": "3DPW", "emdb-p1": "EMDB", "emdb-p1-occl": "EMDB"}
+# ------------------------------------------------------------------------ runs of lifting
 
-ON_MASK = ("percent_inside", "mask_distance")  # of EMDB's occluded part alone
+SOURCES = ("fits", "heatmaps", "cpn", "gt")
+WITH_GAUSSIANS = SOURCES[:2]
+THEIRS = dict(zip(GROUPS, ("GS", "noGS", "Outdoor"), strict=True))  # as MPI-INF-3DHP calls them
 
-FIRST = 100_000  # number of the first person of the second test set, and so on
 
-OCCLUDED, WHOLE = "emdb-p1-occl", "emdb-p1"
+@dataclass(frozen=True, kw_only=True)
+class Human36m:
+    """Human3.6M and, for transfer, MPI-INF-3DHP; where their files lie is no part of it.
+
+    Trained on are S1, 5, 6, 7, 8, tested on S9, 11. The official code looks at the test set after
+    every epoch and keeps the last weights. Here the best weights are chosen on whole actions of
+    one training subject, which nobody is trained on: all takes and cameras, so that no moment is
+    seen from another side. The last weights are kept beside them.
+    """
+
+    label: ClassVar[str] = "Human3.6M"  # what tables call this world
+    where: ClassVar[str] = "On Human3.6M"  # the same, as a sentence begins
+
+    # Where 2D poses come from: with Gaussians "fits" (Wehrbein et al.) or "heatmaps" (FMPose);
+    # alone the detector "cpn" or the labels, "gt" (VideoPose3D).
+    poses: str = "fits"
+    stride: int = 1  # of training, in stored images; every fourth frame is stored
+    test_stride: int = 16  # every 64th frame
+    held_out_subject: int = 8
+    held_out: tuple[str, ...] = ("Directions", "SittingDown", "Walking")  # 3 of 75
+    validation: int = 2_000  # images of these that are validated on, evenly spread
+    transfer: bool = True  # the test set of MPI-INF-3DHP
+    # Its 2D poses: the labels, as both papers seem to do, or a detector's "heatmaps" (FMPose).
+    transfer_poses: str = hashed_if_changed("labels")
+    # Images of every split that models are measured on, evenly spread; 0: all.
+    tested_images: int = hashed_if_changed(0)
+
+    def __post_init__(self) -> None:
+        one_of("poses", self.poses, *SOURCES)
+        one_of("transfer_poses", self.transfer_poses, "labels", "heatmaps")
+        require(
+            self.transfer_poses == "labels" or self.poses in WITH_GAUSSIANS,
+            f"heatmaps of the transfer set need Gaussians in training; poses is {self.poses!r}",
+        )
+        counts = (self.stride, self.test_stride, self.validation)
+        require(min(counts) > 0, "stride, test_stride and validation must be positive")
+        require(bool(self.held_out), "held_out must name at least one action")
+        tested = self.tested_images
+        require(tested >= 0, f"tested_images must not be negative; got {tested}")
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Splits that models are measured on; "ambiguous" is H36MA, of all stored test images.
+
+        2D poses alone know no ambiguity.
+        """
+        hard = ("ambiguous",) if self.poses in WITH_GAUSSIANS else ()
+        return ("test", *hard, *(GROUPS if self.transfer else ()))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """All splits."""
+        return ("train", "validation", *self.tested)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """What tables call the groups of the transfer set, those of MPI-INF-3DHP."""
+        return {ours: f"3DHP {theirs}" for ours, theirs in THEIRS.items() if self.transfer}
+
+    @property
+    def hard(self) -> str:
+        """The split whose ambiguous images count as such."""
+        return "ambiguous" if "ambiguous" in self.tested else "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiftingPaperRun(LiftingRun):
+    """One training run of the lifting flow on Human3.6M; no paper mentions mirror images."""
+
+    world: Human36m = field(default_factory=Human36m)  # pyright: ignore[reportIncompatibleVariableOverride]
+    rule: LiftingRule = field(default_factory=lambda: LiftingRule(mirror=False))
+
+    def __post_init__(self) -> None:
+        require(
+            self.rule.gaussians == "fit" or self.world.poses == "heatmaps",
+            f"moments need heatmaps; world.poses is {self.world.poses!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposePaperRun(ProposeRun):
+    """One training run of ProPose on Human3.6M; the paper does not say which detector it has."""
+
+    world: Human36m = field(default_factory=lambda: Human36m(poses="cpn"))  # pyright: ignore[reportIncompatibleVariableOverride]
+    rule: ProposeRule = field(default_factory=lambda: ProposeRule(mirror=False))
