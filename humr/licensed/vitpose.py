@@ -1,12 +1,34 @@
-r"""ViTPose: a plain vision transformer and two transposed convolutions, an image to 17 heatmaps.
+r"""ViTPose: network, decoding, keypoints and heatmap samples of a data set.
 
 Xu et al. (2022), *ViTPose: Simple Vision Transformer Baselines for Human Pose Estimation*, with
-its simple decoder. Names of parameters are those of the official weights, which `read_vitpose`
-takes strictly; sizes are those of ViTPose-H, which HuMR uses. The network is frozen and stays in
-evaluation mode.
+its simple decoder: a plain vision transformer and two transposed convolutions, an image to 17
+heatmaps. Names of parameters are those of the official weights; sizes are those of ViTPose-H,
+which HuMR uses. Heatmaps are plain outputs, no probabilities: trained against Gaussians of height
+1, a little above 1 or below 0 here and there.
 
-Heatmaps are plain outputs, no probabilities: trained against Gaussians of height 1, a little above
-1 or below 0 here and there.
+**Alignment.** The network sees the middle of a square crop: 256 x 256 px of the box (centre $c$,
+side $b$), less 32 px left and right. Its 48 x 64 cells are counted (column, row), whole numbers at
+their middles. Huang et al. (2020), *The Devil is in the Details*: lengths are counted between the
+middles of the outermost pixels, not in numbers of pixels. So cell $u$ lies at pixel
+$u\,(W - 1)/(w - 1)$ of the image, and the outermost cells lie on the border of the window:
+$p = c + s\,(u/(w - 1) - 1/2)$ with the window's size $s$, $(\tfrac34 b, b)$. The crop itself is
+cut by areas of pixels, as in the official code; between the two conventions lie at most half a
+pixel of the crop, at its border.
+
+**Decoding.** Zhang et al. (2020), *Distribution-Aware Coordinate Representation for Human Pose
+Estimation*: smooth the heatmap $h$ with the Gaussian of its training, then one Newton step from
+the highest cell $m$ on $P = \log h$, $\mu = m - \mathcal{D}''(m)^{-1} \mathcal{D}'(m)$, with
+differences of neighbours for derivatives. It is exact where $h$ is a Gaussian.
+
+``python3 -m humr data samples <data sets...>`` writes what the authors publish (`people`), for
+data sets or weights of which they publish nothing, and keypoints. Per joint 150 cells are drawn in
+proportion to the heatmap, with replacement; cells below 0.05 are never drawn. Where all are below,
+the joint may be anywhere: cells are drawn evenly, as the official sampler does it, and keep their
+own low confidence. Places are middles of cells. The distance to the mask counts pixels of the
+256 x 256 crop of the person's box, from the pixel of the sample to the nearest one that any person
+touches, middle to middle: 0 on the mask, at least 1 off it, `FAR` without a mask or without a
+person in the crop. Draws depend on seed, data set and row alone: a run that was stopped goes on to
+the same files. Files that are there and whole are never replaced.
 """
 
 import argparse
@@ -34,7 +56,6 @@ from humr.licensed.datasets import LICENSED, VITPOSE
 from humr.licensed.images import crop, evaluation_crop, has_mask, photograph, read_mask
 from humr.licensed.people import (
     SHAPE,
-    Annotations,
     Boxes,
     read_boxes,
     read_file,
@@ -46,149 +67,24 @@ from humr.licensed.readers import check, load, read_npz
 from humr.skeletons import COCO17
 from humr.storage import TensorRecord
 
-# From ViTPose's heatmaps to places in the photograph: UDP's alignment, DARK's decoding.
-#
-# The network sees the middle of a square crop: 256 x 256 px of the box (centre $c$, side $b$),
-# less 32 px left and right. Its 48 x 64 cells are counted (column, row), whole numbers at their
-# middles.
-#
-# **Alignment.** Huang et al. (2020), *The Devil is in the Details*: lengths are counted between
-# the middles of the outermost pixels, not in numbers of pixels. So cell $u$ lies at pixel $u\,(W
-# - 1)/(w - 1)$ of the image, and the outermost cells lie on the border of the window: $p = c +
-# s\,(u/(w - 1) - 1/2)$ with the window's size $s$, $(\tfrac34 b, b)$. The crop itself is cut by
-# areas of pixels, as in the official code; between the two conventions lie at most half a pixel
-# of the crop, at its border.
-#
-# **Decoding.** Zhang et al. (2020), *Distribution-Aware Coordinate Representation for Human Pose
-# Estimation*: smooth the heatmap $h$ with the Gaussian of its training, then one Newton step
-# from the highest cell $m$ on $P = \log h$, $\mu = m - \mathcal{D}''(m)^{-1} \mathcal{D}'(m)$,
-# with differences of neighbours for derivatives. It is exact where $h$ is a Gaussian.
-
-
-CROP = 256  # px of the square crop
-MARGIN = 32  # px that are cut off left and right
-COLUMNS, ROWS = 48, 64
-SHARE = (CROP - 2 * MARGIN) / CROP  # of the box's width that the network sees
-KERNEL = 11  # cells
-LOWEST, HIGHEST = 1e-3, 50.0  # of smoothed heatmaps, before the logarithm
-FARTHEST = KERNEL // 2  # cells of a Newton step
-
-
-def middle(
-    crops: Float[Tensor, "*batch 3 256 256"],
-) -> Float[Tensor, "*batch 3 256 192"]:
-    """Cut the part that the network sees out of square crops."""
-    return crops[..., MARGIN:-MARGIN]
-
-
-def to_photograph(
-    cells: Float[Tensor, "*batch points 2"], box: Float[Tensor, "*batch 3"]
-) -> Float[Tensor, "*batch points 2"]:
-    """Map cells (column, row) to pixels of the photograph, given boxes (x, y, side)."""
-    unit = cells / cells.new_tensor([COLUMNS - 1, ROWS - 1]) - 0.5
-    return box[..., None, :2] + unit * _window(box)
-
-
-def from_photograph(
-    points: Float[Tensor, "*batch points 2"], box: Float[Tensor, "*batch 3"]
-) -> Float[Tensor, "*batch points 2"]:
-    """Map pixels of the photograph to cells; inverts `to_photograph`."""
-    unit = (points - box[..., None, :2]) / _window(box) + 0.5
-    return unit * points.new_tensor([COLUMNS - 1, ROWS - 1])
-
-
-def _window(box: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1 2"]:
-    """Size of the part of boxes that the network sees."""
-    return box[..., None, 2:] * box.new_tensor([SHARE, 1.0])
-
-
-def crop_pixels(cells: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
-    """Map cells to pixels of the square crop, [0, 256]; the first pixel's middle is 0.5."""
-    scale = cells.new_tensor([(CROP - 2 * MARGIN) / (COLUMNS - 1), CROP / (ROWS - 1)])
-    return cells * scale + cells.new_tensor([MARGIN, 0])
-
-
-def smooth(
-    heatmaps: Float[Tensor, "*batch rows columns"], kernel: int = KERNEL
-) -> Float[Tensor, "*batch rows columns"]:
-    r"""Smooth with a Gaussian, $\sigma = 0.3\,((k - 1)/2 - 1) + 0.8$ (2 cells for 11).
-
-    Beyond the border the heatmap is mirrored around its outermost cells.
-    """
-    if kernel < 1 or kernel % 2 == 0 or kernel // 2 >= min(heatmaps.shape[-2:]):
-        raise ValueError(
-            "kernel must be an odd number of cells, less than twice the heatmap's size; got "
-            f"{kernel}"
-        )
-    radius = kernel // 2
-    cells = torch.arange(-radius, radius + 1).to(heatmaps)
-    sigma = 0.3 * (radius - 1) + 0.8
-    weights = (-0.5 * (cells / sigma).square()).exp()
-    weights = weights / weights.sum()
-    maps = heatmaps.flatten(0, -3)[:, None]  # (maps, 1, rows, columns)
-    maps = functional.pad(maps, (radius,) * 4, mode="reflect")
-    maps = functional.conv2d(maps, weights[None, None, :, None])
-    maps = functional.conv2d(maps, weights[None, None, None, :])
-    return maps.view(heatmaps.shape)
-
-
-def decode(
-    heatmaps: Float[Tensor, "*batch rows columns"], kernel: int = KERNEL
-) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, "*batch"]]:
-    """Return keypoints (cells: column, row) and the heights of the highest cells.
-
-    The Newton step is left out where the smoothed heatmap is no hill around its highest cell
-    (flat, a saddle), or where the step is longer than the kernel's radius.
-    """
-    peak, index = heatmaps.flatten(-2).max(-1)
-    logs = smooth(heatmaps, kernel).clamp(LOWEST, HIGHEST).log()
-    first, second = _derivatives(logs, index)
-    step = _newton(first, second)
-    hill = (second[..., 0] < 0) & (second[..., 0] * second[..., 2] > second[..., 1].square())
-    good = hill & step.isfinite().all(-1) & (step.norm(dim=-1) <= FARTHEST)
-    columns = heatmaps.shape[-1]
-    top = torch.stack([index % columns, index.div(columns, rounding_mode="floor")], -1).to(step)
-    return torch.where(good[..., None], top + step, top), peak
-
-
-def _derivatives(
-    logs: Float[Tensor, "*batch rows columns"], index: Tensor
-) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, "*batch 3"]]:
-    """First derivatives (x, y) and second ones (xx, xy, yy) at cells given by flat index.
-
-    Beyond the border the outermost cells are repeated.
-    """
-    columns = logs.shape[-1]
-    wide = functional.pad(logs.flatten(0, -3)[:, None], (1,) * 4, mode="replicate")
-    wide = wide.view(*logs.shape[:-2], -1)
-    width = columns + 2
-    at = index + 2 * index.div(columns, rounding_mode="floor") + width + 1
-
-    def value(x: int, y: int) -> Tensor:
-        return wide.gather(-1, (at + x + y * width)[..., None])[..., 0]
-
-    middle, right, left, below, above = (
-        value(x, y) for x, y in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-    )
-    first = torch.stack([right - left, below - above], -1) / 2
-    mixed = value(1, 1) - right - below + 2 * middle - left - above + value(-1, -1)
-    second = [right - 2 * middle + left, mixed / 2, below - 2 * middle + above]
-    return first, torch.stack(second, -1)
-
-
-def _newton(
-    first: Float[Tensor, "*batch 2"], second: Float[Tensor, "*batch 3"]
-) -> Float[Tensor, "*batch 2"]:
-    """Step from first and second derivatives; not finite where these are singular."""
-    (x, y), (xx, xy, yy) = first.unbind(-1), second.unbind(-1)
-    determinant = xx * yy - xy.square()
-    return -torch.stack([yy * x - xy * y, xx * y - xy * x], -1) / determinant[..., None]
-
-
 PATCH, PADDING = 16, 2  # px: patches do not overlap, and the outermost reach over the border
 EPSILON = 1e-6  # of layer norms
 WIDER = 4  # hidden units of a block's perceptron, in widths
 KNOWN = {"state_dict", "meta", "optimizer"}  # top level of a checkpoint of mmpose
+
+CROP = 256  # px of the square crop
+MARGIN = 32  # px that are cut off left and right
+COLUMNS, ROWS = 48, 64
+KERNEL = 11  # cells
+LOWEST, HIGHEST = 1e-3, 50.0  # of smoothed heatmaps, before the logarithm
+FARTHEST = KERNEL // 2  # cells of a Newton step
+
+SAMPLES = SHAPE[0]
+FLOOR = 0.05  # values below are not drawn
+FAR = 1000.0  # px; distance where there is no mask
+SAVED = 2000  # people after which the keypoints are saved
+
+# --------------------------------------------------------------------------- network
 
 
 @dataclass(frozen=True)
@@ -212,11 +108,6 @@ class Sizes:
                 f"height and breadth must be multiples of {PATCH} px; got {self.height} and "
                 f"{self.breadth}"
             )
-
-    @property
-    def tokens(self) -> int:
-        """Patches of an image."""
-        return (self.height // PATCH) * (self.breadth // PATCH)
 
 
 class Attention(nn.Module):
@@ -258,7 +149,8 @@ class Backbone(nn.Module):
         super().__init__()
         proj = nn.Conv2d(3, sizes.width, PATCH, PATCH, PADDING)
         self.patch_embed = nn.Sequential(OrderedDict(proj=proj))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, sizes.tokens + 1, sizes.width))
+        tokens = (sizes.height // PATCH) * (sizes.breadth // PATCH)
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, tokens + 1, sizes.width))
         self.blocks = nn.Sequential(*(Block(sizes.width, sizes.heads) for _ in range(sizes.depth)))
         self.last_norm = nn.LayerNorm(sizes.width, eps=EPSILON)
 
@@ -335,9 +227,8 @@ class ViTPose(nn.Module):
 def read_vitpose(path: Path, sizes: Sizes | None = None) -> ViTPose:
     """Read official weights: a checkpoint of mmpose, or the state dict alone.
 
-    Args:
-        path: `vitpose-h-multi-coco.pth` or another with the simple decoder and COCO's 17 joints.
-        sizes: other than those of ViTPose-H.
+    `vitpose-h-multi-coco.pth` or another with the simple decoder and COCO's 17 joints; `sizes`
+    are those of ViTPose-H.
     """
     state = load(path, "state_dict", KNOWN, bare=True)["state_dict"]
     with torch.device("meta"):
@@ -347,45 +238,116 @@ def read_vitpose(path: Path, sizes: Sizes | None = None) -> ViTPose:
     return model.requires_grad_(requires_grad=False).float()
 
 
-# ViTPose's keypoints of a data set in one file, written while a long run goes on.
-#
-# `keypoints.npz` lies beside the samples of heatmaps. Its array `vitpose` (people, 17, 3) is the
-# one of HuMR's annotation files: y, x, confidence in pixels of the photograph, row by row; NaN
-# where nobody has looked yet. `settings` says how it was made, so that no run goes on with
-# others.
+# ---------------------------------------------------------------- places and decoding
 
 
-NAME = "keypoints.npz"
+def to_photograph(
+    cells: Float[Tensor, "*batch points 2"], box: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch points 2"]:
+    """Map cells (column, row) to pixels of the photograph, given boxes (x, y, side)."""
+    unit = cells / cells.new_tensor([COLUMNS - 1, ROWS - 1]) - 0.5
+    window = box[..., None, 2:] * box.new_tensor([(CROP - 2 * MARGIN) / CROP, 1.0])
+    return box[..., None, :2] + unit * window
+
+
+def crop_pixels(cells: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Map cells to pixels of the square crop, [0, 256]; the first pixel's middle is 0.5."""
+    scale = cells.new_tensor([(CROP - 2 * MARGIN) / (COLUMNS - 1), CROP / (ROWS - 1)])
+    return cells * scale + cells.new_tensor([MARGIN, 0])
+
+
+def smooth(
+    heatmaps: Float[Tensor, "*batch rows columns"],
+) -> Float[Tensor, "*batch rows columns"]:
+    r"""Smooth with a Gaussian, $\sigma = 0.3\,((k - 1)/2 - 1) + 0.8$ for $k$ cells: 2 for 11.
+
+    Beyond the border the heatmap is mirrored around its outermost cells.
+    """
+    radius = KERNEL // 2
+    cells = torch.arange(-radius, radius + 1).to(heatmaps)
+    sigma = 0.3 * (radius - 1) + 0.8
+    weights = (-0.5 * (cells / sigma).square()).exp()
+    weights = weights / weights.sum()
+    maps = heatmaps.flatten(0, -3)[:, None]  # (maps, 1, rows, columns)
+    maps = functional.pad(maps, (radius,) * 4, mode="reflect")
+    maps = functional.conv2d(maps, weights[None, None, :, None])
+    maps = functional.conv2d(maps, weights[None, None, None, :])
+    return maps.view(heatmaps.shape)
+
+
+def decode(
+    heatmaps: Float[Tensor, "*batch rows columns"],
+) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, "*batch"]]:
+    """Return keypoints (cells: column, row) and the heights of the highest cells.
+
+    The Newton step is left out where the smoothed heatmap is no hill around its highest cell
+    (flat, a saddle), or where the step is longer than the kernel's radius.
+    """
+    peak, index = heatmaps.flatten(-2).max(-1)
+    logs = smooth(heatmaps).clamp(LOWEST, HIGHEST).log()
+    (x, y), (xx, xy, yy) = _derivatives(logs, index)
+    determinant = xx * yy - xy.square()
+    step = -torch.stack([yy * x - xy * y, xx * y - xy * x], -1) / determinant[..., None]
+    hill = (xx < 0) & (xx * yy > xy.square())
+    good = hill & step.isfinite().all(-1) & (step.norm(dim=-1) <= FARTHEST)
+    columns = heatmaps.shape[-1]
+    top = torch.stack([index % columns, index.div(columns, rounding_mode="floor")], -1).to(step)
+    return torch.where(good[..., None], top + step, top), peak
+
+
+def _derivatives(
+    logs: Tensor, index: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """First derivatives (x, y) and second ones (xx, xy, yy) at cells given by flat index.
+
+    Beyond the border the outermost cells are repeated.
+    """
+    columns = logs.shape[-1]
+    wide = functional.pad(logs.flatten(0, -3)[:, None], (1,) * 4, mode="replicate")
+    wide = wide.view(*logs.shape[:-2], -1)
+    width = columns + 2
+    at = index + 2 * index.div(columns, rounding_mode="floor") + width + 1
+
+    def value(x: int, y: int) -> Tensor:
+        return wide.gather(-1, (at + x + y * width)[..., None])[..., 0]
+
+    middle, right, left, below, above = (
+        value(x, y) for x, y in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+    )
+    mixed = value(1, 1) - right - below + 2 * middle - left - above + value(-1, -1)
+    first = ((right - left) / 2, (below - above) / 2)
+    return first, (right - 2 * middle + left, mixed / 2, below - 2 * middle + above)
+
+
+# ------------------------------------------------------------------------- keypoints
 
 
 def keypoints_path(name: str, *, root: Path = LICENSED) -> Path:
-    """Return where the keypoints of a data set lie."""
-    return root / "heatmap_samples" / name / NAME
+    """Return where the keypoints of a data set lie, beside the samples of heatmaps."""
+    return root / "heatmap_samples" / name / "keypoints.npz"
 
 
 class Keypoints:
-    """Keypoints of all people of a data set, some of them perhaps still missing.
+    """Keypoints of all people of a data set in one file, written while a long run goes on.
 
-    Args:
-        path: of the file; if it is there, it must be of as many people and equal settings.
-        people: how many there are.
-        settings: how the keypoints are made.
+    The file's array `vitpose` (people, 17, 3) is the one of HuMR's annotation files: y, x,
+    confidence in pixels of the photograph, row by row; NaN where nobody has looked yet. `settings`
+    says how it was made, so that no run goes on with others: a file that is there must be of as
+    many people and equal settings.
     """
 
     def __init__(self, path: Path, people: int, settings: Mapping[str, object]) -> None:
         self.path, self.settings = path, json.dumps(settings)
         self.values = np.full((people, len(COCO17), 3), np.nan, np.float32)
         self.unsaved = 0  # people
-        if path.is_file():
-            self._read()
-
-    def _read(self) -> None:
+        if not path.is_file():
+            return
         stored = read_npz(self.path, ("vitpose", "settings"))
-        shape, settings = stored["vitpose"].shape, str(stored["settings"])
-        if shape != self.values.shape or settings != self.settings:
+        shape, before = stored["vitpose"].shape, str(stored["settings"])
+        if shape != self.values.shape or before != self.settings:
             raise ValueError(
                 f"{shown(self.path)}: to go on, expected {self.values.shape} and {self.settings}; "
-                f"got {shape} and {settings}. Usual cause: other weights or options than before, "
+                f"got {shape} and {before}. Usual cause: other weights or options than before, "
                 "or another annotation file; use the same, or move the folder away"
             )
         self.values = stored["vitpose"].astype(np.float32)
@@ -416,26 +378,7 @@ class Keypoints:
         self.unsaved = 0
 
 
-# ViTPose on the people of HuMR's data sets: their keypoints, and samples of their heatmaps.
-#
-# ``python3 -m humr data samples <data sets...>`` writes what the authors publish
-# (`heatmap_files`), for data sets or weights of which they publish nothing. Per joint 150 cells
-# are drawn in proportion to the heatmap, with replacement; cells below 0.05 are never drawn.
-# Where all are below, the joint may be anywhere: cells are drawn evenly, as the official sampler
-# does it, and keep their own low confidence. Places are middles of cells.
-#
-# The distance to the mask counts pixels of the 256 x 256 crop of the person's box, from the
-# pixel of the sample to the nearest one that any person touches, middle to middle: 0 on the
-# mask, at least 1 off it. Without a mask, or without a person in the crop, it is `FAR`.
-#
-# Draws depend on seed, data set and row alone: a run that was stopped goes on to the same files.
-# Files that are there and whole are never replaced.
-
-
-SAMPLES = SHAPE[0]
-FLOOR = 0.05  # values below are not drawn
-FAR = 1000.0  # px; distance where there is no mask
-SAVED = 2000  # people after which the keypoints are saved
+# ------------------------------------------------------------------- photographs in
 
 
 @dataclass(frozen=True)
@@ -448,17 +391,13 @@ class DetectorInput(TensorRecord):
 
 
 class Photographs(Dataset[DetectorInput]):
-    """Photographs one by one, each with all people in it that are to be looked at.
+    """Photographs one by one, each with those of the people in it that `rows` names.
 
-    Args:
-        people: of one data set.
-        rows: which of them.
-        root: the licensed folder.
-        masks: whether to read masks; people whose mask is valid must then have one.
+    With `masks`, people whose mask is valid must have one.
     """
 
     def __init__(
-        self, people: Boxes | Annotations, rows: Int[Tensor, " rows"], root: Path, *, masks: bool
+        self, people: Boxes, rows: Int[Tensor, " rows"], root: Path, *, masks: bool
     ) -> None:
         self.people, self.root, self.masks = people, root, masks
         groups: dict[str, list[int]] = {}
@@ -471,19 +410,14 @@ class Photographs(Dataset[DetectorInput]):
 
     def __getitem__(self, index: int) -> DetectorInput:
         image, rows = self.groups[index]
-        given = size_of(self.people, rows[0])
-        pixels = photograph(self.people.name, image, size=given, root=self.root)
-        mask = self._mask(image, needed=bool(self.people.mask_valid[rows].any()))
-        boxes = self.people.box[rows]
+        name, root, boxes = self.people.name, self.root, self.people.box[rows]
+        pixels = photograph(name, image, size=size_of(self.people, rows[0]), root=root)
+        mask, needed = None, bool(self.people.mask_valid[rows].any())
+        if self.masks and (needed or has_mask(name, image, root=root)):
+            mask = read_mask(name, image, root=root)
         squares = torch.stack([crop(pixels, box, size=CROP) for box in boxes])
         distances = torch.stack([torch.from_numpy(distance_map(mask, box)) for box in boxes])
-        return DetectorInput(torch.tensor(rows), middle(squares), distances)
-
-    def _mask(self, image: str, *, needed: bool) -> np.ndarray | None:
-        name = self.people.name
-        if not self.masks or not (needed or has_mask(name, image, root=self.root)):
-            return None
-        return read_mask(name, image, root=self.root)
+        return DetectorInput(torch.tensor(rows), squares[..., MARGIN:-MARGIN], distances)
 
 
 def distance_map(
@@ -494,6 +428,9 @@ def distance_map(
     if person is None or not person.any():
         return np.full((CROP, CROP), FAR, np.float32)
     return np.asarray(distance_transform_edt(~person), np.float32)
+
+
+# ----------------------------------------------------------------------- samples out
 
 
 def draw(
@@ -519,14 +456,7 @@ def samples(
     *,
     generator: torch.Generator,
 ) -> Float[np.ndarray, "150 17 4"]:
-    """Draw the samples of one person as they are stored: x, y, confidence, distance to the mask.
-
-    Args:
-        heatmaps: of the network.
-        box: the person's, in pixels of the photograph.
-        distance: to the mask, for every pixel of the box's crop.
-        generator: for the draws.
-    """
+    """Draw a person's samples as they are stored: x, y, confidence, distance to the mask."""
     cells, confidence = draw(heatmaps, SAMPLES, generator=generator)
     points = to_photograph(cells.flatten(0, 1), box).view_as(cells)
     column, row = crop_pixels(cells).long().clamp(0, CROP - 1).unbind(-1)
@@ -539,26 +469,15 @@ def row_generator(name: str, row: int, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-# ----------------------------------------------------------------------------- the run
-
-
 @dataclass(frozen=True)
 class Options:
-    """How a run looks at people.
+    """How a run looks at people."""
 
-    Args:
-        batch: people at a time.
-        workers: processes that read photographs beside this one; with 0 it reads itself.
-        seed: of the draws.
-        masks: whether distances to masks are computed.
-        mirrored: whether heatmaps are averaged with those of the mirror image.
-    """
-
-    batch: int = 32
-    workers: int = 0
-    seed: int = 0
-    masks: bool = True
-    mirrored: bool = False
+    batch: int = 32  # people at a time
+    workers: int = 0  # processes that read photographs beside this one; 0: it reads itself
+    seed: int = 0  # of the draws
+    masks: bool = True  # compute distances to masks
+    mirrored: bool = False  # average heatmaps with those of the mirror image
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.workers < 0 or self.seed < 0:
@@ -569,7 +488,7 @@ class Options:
 
 
 def precompute(
-    people: Boxes | Annotations,
+    people: Boxes,
     network: ViTPose,
     *,
     weights: str,
@@ -590,34 +509,30 @@ def precompute(
                 "mirrored": options.mirrored}  # fmt: skip
     path = keypoints_path(people.name, root=root)
     keypoints = Keypoints(path, len(people), settings)
-    kept = _whole_files(people.name, len(people), root)
+    files = [sample_path(people.name, row, root=root) for row in range(len(people))]
+    bar = tqdm(files, desc=f"{people.name}, files", unit="file", mininterval=2)
+    kept = np.array([_whole(file) for file in bar], bool)
     rows = torch.from_numpy(np.flatnonzero(~kept | keypoints.missing()))
     photographs = Photographs(people, rows, root, masks=options.masks)
     done = len(people) - len(rows)
     bar = tqdm(total=len(people), initial=done, desc=people.name, unit="person", mininterval=2)
     try:
-        for look in _batches(photographs, options):
-            heatmaps, cells, peak = _detect(network, look, mirrored=options.mirrored)
-            boxes = people.box[look.row]
-            for i, row in enumerate(look.row.tolist()):
+        for part in _batches(photographs, options):
+            heatmaps, cells, peak = _detect(network, part.images, mirrored=options.mirrored)
+            boxes = people.box[part.row]
+            for i, row in enumerate(part.row.tolist()):
                 if not kept[row]:
                     generator = row_generator(people.name, row, options.seed)
-                    values = samples(heatmaps[i], boxes[i], look.distance[i], generator=generator)
-                    write_file(sample_path(people.name, row, root=root), values)
-            keypoints.put(look.row, to_photograph(cells, boxes), peak)
+                    values = samples(heatmaps[i], boxes[i], part.distance[i], generator=generator)
+                    write_file(files[row], values)
+            keypoints.put(part.row, to_photograph(cells, boxes), peak)
             if keypoints.unsaved >= SAVED:
                 keypoints.save()
-            bar.update(len(look))
+            bar.update(len(part))
     finally:
         bar.close()
         keypoints.save()
     return path
-
-
-def _whole_files(name: str, people: int, root: Path) -> Bool[np.ndarray, " people"]:
-    """Say whose file of samples is there and can be read."""
-    rows = tqdm(range(people), desc=f"{name}, files", unit="file", mininterval=2)
-    return np.array([_whole(sample_path(name, row, root=root)) for row in rows], bool)
 
 
 def _whole(path: Path) -> bool:
@@ -633,20 +548,18 @@ def _batches(photographs: Photographs, options: Options) -> Iterator[DetectorInp
     if not len(photographs):
         return
     context = "spawn" if options.workers else None
-    looks = DataLoader(
+    loader = DataLoader(
         photographs, batch_size=None, num_workers=options.workers, multiprocessing_context=context
     )
-    single = (look[i : i + 1] for look in looks for i in range(len(look)))
+    single = (part[slice(i, i + 1)] for part in loader for i in range(len(part)))
     while group := list(islice(single, options.batch)):
         yield DetectorInput.join(group)
 
 
 @torch.inference_mode()
-def _detect(
-    network: ViTPose, look: DetectorInput, *, mirrored: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _detect(network: ViTPose, images: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Heatmaps, keypoints (cells) and their confidences, all in main memory."""
-    images = look.images.to(network.keypoint_head.final_layer.weight.device)
+    images = images.to(network.keypoint_head.final_layer.weight.device)
     heatmaps = network.with_mirrored(images) if mirrored else network(images)
     cells, peak = decode(heatmaps)
     return heatmaps.cpu(), cells.cpu(), peak.cpu()
@@ -654,7 +567,10 @@ def _detect(
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = LICENSED) -> int:
     """Command line of `data samples`."""
-    parser = argparse.ArgumentParser(prog="humr data samples", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="humr data samples",
+        description="ViTPose's keypoints and samples of its heatmaps, for whole data sets",
+    )
     parser.add_argument("sets", nargs="+", metavar="SET", help="data sets, by HuMR's names")
     parser.add_argument("--weights", type=Path, help=f"default: {VITPOSE[0]} in licensed/ckpt")
     parser.add_argument("--batch", type=int, default=32, help="people at a time")

@@ -442,9 +442,9 @@ def test_photographs_of_another_size_are_refused(tmp_path, network):
 def test_photographs_are_read_once_with_all_their_people(tmp_path, people):
     photographs = Photographs(people, torch.tensor([0, 1, 2, 4]), tmp_path, masks=True)
     assert len(photographs) == 2
-    looks = [photographs[0], photographs[1]]
-    assert [look.row.tolist() for look in looks] == [[0, 2], [1, 4]]
-    assert looks[0].images.shape == (2, 3, 256, 192)
+    parts = [photographs[0], photographs[1]]
+    assert [part.row.tolist() for part in parts] == [[0, 2], [1, 4]]
+    assert parts[0].images.shape == (2, 3, 256, 192)
 
 
 @pytest.mark.parametrize("changes", [{"batch": 0}, {"workers": -1}, {"seed": -1}])
@@ -476,7 +476,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path, people, tiny, capsys, mon
     assert main([NAME], root=tmp_path) == 1
     assert "vitpose-h-multi-coco.pth or " in capsys.readouterr().out
     assert main([NAME, "--weights", str(tmp_path / "no.pth")], root=tmp_path) == 1
-    assert "no checkpoint no.pth" in capsys.readouterr().out
+    assert f"no checkpoint {tmp_path / 'no.pth'}" in capsys.readouterr().out
     assert main(["mars"], root=tmp_path) == 1
     assert "no data set 'mars'" in capsys.readouterr().out
     torch.save(STATE, tmp_path / "no.pth")

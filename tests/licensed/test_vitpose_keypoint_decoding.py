@@ -5,15 +5,12 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from humr.licensed.images import crop
 from humr.licensed.vitpose import (
     COLUMNS,
     KERNEL,
     ROWS,
     crop_pixels,
     decode,
-    from_photograph,
-    middle,
     smooth,
     to_photograph,
 )
@@ -29,16 +26,6 @@ def gaussian(x, y, *, width=2.0, height=1.0, rows=ROWS, columns=COLUMNS):
 
 
 # --------------------------------------------------------------------------- geometry
-
-
-def test_the_middle_of_a_crop(rng):
-    photo = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    square = crop(photo, torch.tensor([200.0, 150.0, 256.0]), size=256)
-    got = middle(square)
-    assert got.shape == (3, 256, 192)
-    assert torch.equal(
-        got, crop(photo, torch.tensor([200.0, 150.0, 256.0]), size=256)[:, :, 32:224]
-    )
 
 
 def test_outermost_cells_lie_on_the_border_of_the_window():
@@ -60,13 +47,6 @@ def test_pixels_of_the_image_follow_the_convention():
     got = to_photograph(cells, torch.tensor([[0.0, 0.0, 255.0]], dtype=torch.float64))[0, 0]
     np.testing.assert_allclose(got[1] + 127.5, pixel[1], atol=1e-9)
     np.testing.assert_allclose((got[0] + 0.375 * 255) * 191 / (0.75 * 255), pixel[0], atol=1e-9)
-
-
-def test_going_back(generator):
-    points = 900 * torch.rand(2, 5, 2, generator=generator, dtype=torch.float64)
-    cells = from_photograph(points, BOX)
-    torch.testing.assert_close(to_photograph(cells, BOX), points)
-    assert (cells[0] != cells[1]).all()
 
 
 def test_cells_in_the_square_crop():
@@ -177,9 +157,3 @@ def test_batches_equal_the_slow_oracle(rng):
     np.testing.assert_allclose(got.view(-1, 2), expected, atol=1e-9)
     stayed = (expected == expected.round()).all(1)
     assert 0 < stayed.sum() < 20
-
-
-@pytest.mark.parametrize("kernel", [0, 4, -3, 99])
-def test_impossible_kernels(kernel):
-    with pytest.raises(ValueError, match=rf"an odd number of cells, .*; got {kernel}"):
-        smooth(torch.ones(2, 12, 10), kernel)
