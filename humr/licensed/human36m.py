@@ -1,6 +1,15 @@
-"""Licensed data as lifting systems see it: poses, 2D points, Gaussians, actions, subjects.
+"""Human3.6M from the three kinds of files that people have, as lifting systems see it.
 
-`LicensedLifting` stands where `lifting_data.LiftingRecords` does for the open world. Its detector
+- `read_fits`: the pickles of Wehrbein et al. (2021), with 2D poses and fitted Gaussians; 3D poses
+  are in them, or come from the .cdf files.
+- `read_heatmaps`: tables with whole heatmaps (FMPose, DiffPose).
+- `read_keypoints`: the .npz files of VideoPose3D (Pavllo et al. 2019), with 2D poses alone.
+
+All read every fourth frame; `stride` thins that: 16 gives the test of the papers (every 64th
+frame), 1 the set of which H36MA is the ambiguous part. Videos are named by subject ("S9"), action
+("Directions"), subaction ("0" or "1") and camera ("54138969"), as in the pickles.
+
+`LicensedLifting` stands where `lifting.world.LiftingRecords` does for the open world. Its detector
 has the joints of MPII16 and was trained with Gaussians of 2 px, so nothing is derived or rescaled.
 """
 
@@ -34,12 +43,6 @@ from humr.lifting.data import (
 from humr.skeletons import H36M17, MPII16, Skeleton, index_map
 from humr.storage import TensorRecord
 
-# Human3.6M: who is in which split, names, joints, frames, .cdf files, cameras.
-#
-# Sequences are named by subject ("S9"), action ("Directions"), subaction ("0" or "1") and camera
-# ("54138969"), as in the pickles of Wehrbein et al. (2021).
-
-
 FOLDER = LICENSED / "h36m"
 SUBJECTS = {
     "train": {f"S{n}": n for n in (1, 5, 6, 7, 8)},
@@ -51,30 +54,66 @@ ACTIONS = (
 )  # fmt: skip
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
-TEST_STRIDE = 16  # of the stored images: every 64th frame
+DETECTORS = {"gt": "gt", "cpn": "cpn_ft_h36m_dbb"}  # in the names of VideoPose3D's files
 
-_LEG = ("hip", "knee", "ankle", "foot", "toe")
 _ARM = ("neck", "shoulder", "elbow", "wrist", "thumb", "thumb_end", "hand", "hand_end")
-
-
-def _sided(side: str, parts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{side}_{part}" for part in parts)
-
-
+_LEG = ("hip", "knee", "ankle", "foot", "toe")
 # The 32 joints of the motion capture; some lie on others and do not move on their own.
 H36M32 = Skeleton(
     "h36m32",
     (
         "pelvis",
-        *_sided("right", _LEG),
-        *_sided("left", _LEG),
+        *(f"{side}_{part}" for side in ("right", "left") for part in _LEG),
         "pelvis_again", "spine", "thorax", "nose", "head_top",
-        *_sided("left", _ARM),
-        *_sided("right", _ARM),
+        *(f"{side}_{part}" for side in ("left", "right") for part in _ARM),
     ),
     (-1,) * 32,
 )  # fmt: skip
 H36M17_FROM_32 = index_map(H36M32, H36M17)
+MPII16_FROM_H36M = index_map(H36M17, MPII16)
+
+CELLS = 64  # of a heatmap along each axis; a cell is the paper's pixel
+PELVIS_TO_JOINT = (0.1, 1.2)  # metres, mean over the joints of a median pose
+FAR = 0.5  # standard deviations of a 2D pose: the median joint lies nearer to its projection
+
+
+@dataclass(frozen=True)
+class LicensedLifting(TensorRecord):
+    """Images of a licensed data set, in memory."""
+
+    joints: Float[Tensor, "images 17 3"]  # H36M17 in camera space, metres
+    points: Float[Tensor, "images 16 2"]  # of the detector, MPII16, y down; the unit is free
+    fits: Float[Tensor, "images 16 6"]  # Gaussians, pixels of the heatmap: A, mean, xx, xy, yy
+    moments: Float[Tensor, "images 16 6"] | None  # the same; None where no heatmap is at hand
+    action: tuple[str, ...]
+    subject: UInt8[Tensor, " images"]
+
+    def gaussians(self, kind: str = "fit") -> Gaussians:
+        """Gaussians of MPII16 by least squares ("fit") or from "moments" of the heatmaps.
+
+        Means stay within the heatmap (official code).
+        """
+        if kind not in ("fit", "moments"):
+            raise ValueError(f"kind must be fit or moments; got {kind!r}")
+        values = self.fits if kind == "fit" else self.moments
+        if values is None:
+            raise ValueError(
+                "there are no moments: the file these images come from holds no heatmaps. "
+                "Use gaussians='fit', or a file with heatmaps (human36m.read_heatmaps)"
+            )
+        return Gaussians(*unpacked_gaussian(values))
+
+    @property
+    def ambiguous(self) -> Bool[Tensor, " images"]:
+        """Images with a joint that is wider than 5 px along an axis: H36MA."""
+        return (self.gaussians().sigma[..., 1] > AMBIGUOUS).any(-1)
+
+    def batch(self, *, gaussians: str = "fit", doubled: bool = True) -> LiftingBatch:
+        """What lifting systems see of all these images."""
+        return as_seen(self.joints, self.points, self.gaussians(gaussians), doubled=doubled)
+
+
+# ----------------------------------------------------------- names, frames and joints
 
 
 class Video(NamedTuple):
@@ -136,7 +175,78 @@ def seventeen(positions: Float[np.ndarray, "frames 96"]) -> Float[np.ndarray, "f
     return positions.reshape(-1, 32, 3)[:, list(H36M17_FROM_32)]
 
 
-# ------------------------------------------------------------------------ cdf
+# --------------------------------------------------------------- Wehrbein et al. 2021
+
+
+def read_fits(split: str, *, stride: int = 1, folder: Path = FOLDER) -> LicensedLifting:
+    """Read `trainset_h36m.pickle` or `testset_h36m.pickle`, with 3D poses or without."""
+    path = find(folder, f"{split}set_h36m.pickle", f"{split}set_h36m_without_3d.pickle")
+    found = read_pickle(path)
+    parts = []
+    for sequence in sequences(split):
+        entry = _entry(found, sequence, path)
+        if len(entry["imgpath"]):
+            parts.append(_of_entry(entry, sequence, path, folder))
+    return _thinned(parts, stride, path)
+
+
+def _entry(found: Any, sequence: Video, path: Path) -> dict[str, Any]:  # noqa: ANN401
+    for level, key in enumerate(sequence):
+        if not isinstance(found, dict) or key not in found:
+            raise ValueError(
+                f"{shown(path)} has no {'/'.join(sequence[: level + 1])}; expected a dictionary "
+                "[subject][action][subaction][camera]. Usual cause: the file of the other split"
+            )
+        found = found[key]
+    if missing := [key for key in ("imgpath", "2d_hrnet", "gaussfit") if key not in found]:
+        raise ValueError(
+            f"{shown(path)}: {'/'.join(sequence)} lacks {', '.join(missing)}; it has "
+            f"{', '.join(map(str, found))}"
+        )
+    return found
+
+
+def _of_entry(entry: dict[str, Any], sequence: Video, path: Path, folder: Path) -> LicensedLifting:
+    count, name = len(entry["imgpath"]), "/".join(sequence)
+    poses = entry.get("3d_gt")
+    if poses is None:
+        files = cdf_files(sequence.subject, folder)
+        if sequence not in files:
+            raise FileNotFoundError(f"{shown(folder)} has no .cdf file of {name}")
+        poses = read_cdf(files[sequence])[:count].swapaxes(1, 2).reshape(-1, 51)
+    for key, values, width in (
+        ("3d_gt", poses, 51),
+        ("2d_hrnet", entry["2d_hrnet"], 32),
+        ("gaussfit", entry["gaussfit"], 112),
+    ):
+        expect(path, f"{name} {key}", np.shape(values), (count, width))
+    fits = np.array(entry["gaussfit"], dtype=np.float64)  # angles may be many turns
+    return LicensedLifting(
+        joints=tensor(poses).unflatten(1, (3, 17)).mT / 1000,
+        points=tensor(entry["2d_hrnet"]).unflatten(1, (2, 16)).mT,
+        fits=stored_fits(torch.from_numpy(fits).unflatten(1, (16, 7))),
+        moments=None,
+        **_named(sequence, count),
+    )
+
+
+def stored_fits(fits: Float[Tensor, "images 16 7"]) -> Float[Tensor, "images 16 6"]:
+    r"""Turn the official fits (A, mean x, y, sigma x, theta, sigma y, error) into Gaussians.
+
+    The official angle is counted towards *up*, so that $R(\theta)\,\mathrm{diag}(\sigma^2)
+    R(\theta)^T$ is the covariance with y up; ours has y down, and `Gaussians.condition` turns it
+    back. Widths are cut as in the official code, where a negative one becomes the smallest.
+    """
+    amplitude, x, y, sigma_x, theta, sigma_y, error = fits.unbind(-1)
+    fit = GaussianFit(
+        amplitude=amplitude,
+        mean=torch.stack([x, y], -1).clamp(0, CELLS - 1),
+        sigma=torch.stack([sigma_x, sigma_y], -1).clamp(*SIGMA_RANGE),
+        theta=theta,
+        rmse=error,
+        converged=torch.ones_like(error, dtype=torch.bool),
+    )
+    return packed_gaussian(fit.amplitude, fit.mean, fit.covariance)
 
 
 def cdf_folder(subject: str, folder: Path = FOLDER) -> Path:
@@ -183,7 +293,81 @@ def read_cdf(path: Path) -> Float[np.ndarray, "images 17 3"]:
     return seventeen(stored(values[0]))
 
 
-# ------------------------------------------------------------------------ cameras
+# -------------------------------------------------------------- tables with heatmaps
+
+
+def read_heatmaps(split: str, *, stride: int = 1, folder: Path = FOLDER) -> LicensedLifting:
+    """Read `H36M_dataset_h36m_hrnet.h5`, and fit Gaussians."""
+    if split not in SUBJECTS:
+        raise ValueError(f"split must be one of {', '.join(SUBJECTS)}; got {split!r}")
+    path = find(folder, "H36M_dataset_h36m_hrnet.h5")
+    return read_table(path, split, SUBJECTS[split], pose="gt_3d", stride=stride)
+
+
+def read_table(
+    path: Path, split: str, subjects: Mapping[str, int], *, pose: str, stride: int
+) -> LicensedLifting:
+    """Read a table of images with heatmaps, as FMPose (Le et al.) publishes them.
+
+    Args:
+        path: HDF5 with the tables /dataset/trainset and testset.
+        split: train or test.
+        subjects: who is read, with a number each.
+        pose: the column of 3D poses, (3, 17) in mm.
+        stride: every n-th image of each action is read.
+    """
+    table, names = f"dataset/{split}set", ("action", "subject", pose, "argmax_2d")
+    columns = readers.read_columns(path, table, names)
+    expect(path, pose, columns[pose].shape[1:], (3, 17))
+    expect(path, "argmax_2d", columns["argmax_2d"].shape[1:], (2, 16))
+    who = np.char.decode(columns["subject"])
+    rows = np.flatnonzero(np.isin(who, list(subjects)))
+    if not len(rows):
+        raise ValueError(
+            f"{shown(path)}: {table} has no image of {', '.join(subjects)}; it has "
+            f"{', '.join(sorted(set(who))) or 'none'}"
+        )
+    actions = np.char.decode(columns["action"][rows]).tolist()
+    chosen = every(actions, stride)
+    rows = rows[chosen.numpy()]
+    poses = torch.from_numpy(columns[pose][rows]).float().mT / 1000
+    maps = readers.read_rows(path, table, "heatmap", rows)
+    parts = [fitted(_maps(path, some)) for some in maps]
+    images = LicensedLifting(
+        joints=poses,
+        points=torch.from_numpy(columns["argmax_2d"][rows]).float().mT.flip(-1) * CELLS,
+        fits=torch.cat([fits for fits, _ in parts]),
+        moments=torch.cat([moments for _, moments in parts]),
+        action=tuple(actions[index] for index in chosen.tolist()),
+        subject=torch.tensor([subjects[name] for name in who[rows]], dtype=torch.uint8),
+    )
+    return checked(images, path)
+
+
+def _maps(path: Path, maps: np.ndarray) -> Float[Tensor, "images 16 64 64"]:
+    expect(path, "heatmap", maps.shape[1:], (16, CELLS, CELLS))
+    if not np.isfinite(maps).all():
+        raise ValueError(f"{shown(path)}: heatmaps hold values that are not finite")
+    return torch.from_numpy(maps.astype(np.float32))
+
+
+def fitted(
+    maps: Float[Tensor, "images 16 64 64"],
+) -> tuple[Float[Tensor, "images 16 6"], Float[Tensor, "images 16 6"]]:
+    """Return the Gaussians of heatmaps, by least squares and from moments.
+
+    A fit that did not converge is replaced by the moments, as in the open world. A map without
+    heat says nothing and counts as flat.
+    """
+    maps = maps.clamp(0, 1)
+    maps = maps.where(maps.amax((-2, -1), keepdim=True) > 0, 1e-3)
+    moments = heatmaps.moments(maps, whole=True)
+    fit = fit_gaussian(maps)
+    fits = packed_gaussian(fit.amplitude, fit.mean.clamp(0, CELLS - 1), fit.covariance)
+    return fits.where(fit.converged[..., None], moments), moments
+
+
+# ----------------------------------------------------------------------- VideoPose3D
 
 
 class Camera(NamedTuple):
@@ -220,83 +404,85 @@ def read_cameras(folder: Path = FOLDER) -> dict[tuple[str, str], Camera]:
     return found
 
 
-CELLS = 64  # of a heatmap along each axis; a cell is the paper's pixel
-PELVIS_TO_JOINT = (0.1, 1.2)  # metres, mean over the joints of a median pose
-FAR = 0.5  # standard deviations of a 2D pose: the median joint lies nearer to its projection
+def read_keypoints(
+    split: str, *, stride: int = 1, detector: str = "cpn", folder: Path = FOLDER
+) -> LicensedLifting:
+    """Read VideoPose3D's `data_3d_h36m.npz` and the 2D poses of a detector, "cpn" or "gt".
 
-
-@dataclass(frozen=True)
-class LicensedLifting(TensorRecord):
-    """Images of a licensed data set, in memory."""
-
-    joints: Float[Tensor, "images 17 3"]  # H36M17 in camera space, metres
-    points: Float[Tensor, "images 16 2"]  # of the detector, MPII16, y down; the unit is free
-    fits: Float[Tensor, "images 16 6"]  # Gaussians, pixels of the heatmap: A, mean, xx, xy, yy
-    moments: Float[Tensor, "images 16 6"] | None  # the same; None where no heatmap is at hand
-    action: tuple[str, ...]
-    subject: UInt8[Tensor, " images"]
-
-    def gaussians(self, kind: str = "fit") -> Gaussians:
-        """Gaussians of MPII16 by least squares ("fit") or from "moments" of the heatmaps.
-
-        Means stay within the heatmap (official code).
-        """
-        if kind not in ("fit", "moments"):
-            raise ValueError(f"kind must be fit or moments; got {kind!r}")
-        values = self.fits if kind == "fit" else self.moments
-        if values is None:
+    The 3D poses are in world space; `metadata.xml` of Human3.6M has the cameras. There are no
+    heatmaps: every joint gets the Gaussian of a detector that is sure.
+    """
+    if detector not in DETECTORS:
+        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}; got {detector!r}")
+    path = find(folder, "data_3d_h36m.npz")
+    beside = find(folder, f"data_2d_h36m_{DETECTORS[detector]}.npz")
+    positions, keypoints = _object(path, "positions_3d"), _object(beside, "positions_2d")
+    cameras, parts = read_cameras(folder), []
+    for sequence, name in _recordings(split, positions, path):
+        of_cameras = keypoints.get(sequence.subject, {}).get(name, ())
+        number = CAMERAS.index(sequence.camera)
+        if len(of_cameras) != len(CAMERAS):
             raise ValueError(
-                "there are no moments: the file these images come from holds no heatmaps. "
-                "Use gaussians='fit', or a file with heatmaps (h36m_lifting.read_heatmaps)"
+                f"{shown(beside)} must have {len(CAMERAS)} cameras for {sequence.subject} {name}; "
+                f"got {len(of_cameras)}. Usual cause: files of different versions"
             )
-        return Gaussians(*unpacked_gaussian(values))
-
-    @property
-    def ambiguous(self) -> Bool[Tensor, " images"]:
-        """Images with a joint that is wider than 5 px along an axis: H36MA."""
-        return (self.gaussians().sigma[..., 1] > AMBIGUOUS).any(-1)
-
-    def batch(self, *, gaussians: str = "fit", doubled: bool = True) -> LiftingBatch:
-        """What lifting systems see of all these images."""
-        return as_seen(self.joints, self.points, self.gaussians(gaussians), doubled=doubled)
+        world = positions[sequence.subject][name]
+        camera = cameras[sequence.subject, sequence.camera]
+        parts.append(_of_recording(world, of_cameras[number], camera, sequence, beside))
+    return _thinned(parts, stride, path)
 
 
-# ------------------------------------------------------------------------ Gaussians
+def _object(path: Path, key: str) -> dict[str, Any]:
+    """What `np.savez(path, key=dictionary)` wrote."""
+    array = read_npz(path, (key,))[key]
+    value = array.item() if array.shape == () else array
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{shown(path)}: {key} must be a dictionary by subject; got {array.dtype} of shape "
+            f"{array.shape}. Usual cause: a file that was made by other code"
+        )
+    return value
 
 
-def stored_fits(fits: Float[Tensor, "images 16 7"]) -> Float[Tensor, "images 16 6"]:
-    r"""Turn the official fits (A, mean x, y, sigma x, theta, sigma y, error) into Gaussians.
-
-    The official angle is counted towards *up*, so that $R(\theta)\,\mathrm{diag}(\sigma^2)
-    R(\theta)^T$ is the covariance with y up; ours has y down, and `Gaussians.condition` turns it
-    back. Widths are cut as in the official code, where a negative one becomes the smallest.
-    """
-    amplitude, x, y, sigma_x, theta, sigma_y, error = fits.unbind(-1)
-    fit = GaussianFit(
-        amplitude=amplitude,
-        mean=_within(torch.stack([x, y], -1)),
-        sigma=torch.stack([sigma_x, sigma_y], -1).clamp(*SIGMA_RANGE),
-        theta=theta,
-        rmse=error,
-        converged=torch.ones_like(error, dtype=torch.bool),
-    )
-    return packed_gaussian(fit.amplitude, fit.mean, fit.covariance)
+def _recordings(
+    split: str, positions: dict[str, dict[str, Any]], path: Path
+) -> Iterator[tuple[Video, str]]:
+    """Name the videos of VideoPose3D's actions ("Walking 1"), in the official order."""
+    known = {}
+    for subject in SUBJECTS.get(split, {}):
+        if subject not in positions:
+            raise ValueError(f"{shown(path)} lacks {subject}; it has {', '.join(positions)}")
+        names = {name: split_name(name) for name in positions[subject]}
+        for name, (action, number) in names.items():
+            takes = subactions([other for one, other in names.values() if one == action])
+            known[subject, action, takes[number]] = name
+    for sequence in sequences(split):
+        if sequence[:3] in known:
+            yield sequence, known[sequence[:3]]
 
 
-def fitted(
-    maps: Float[Tensor, "images 16 64 64"],
-) -> tuple[Float[Tensor, "images 16 6"], Float[Tensor, "images 16 6"]]:
-    """Return the Gaussians of heatmaps, by least squares and from moments.
+def _of_recording(
+    world: np.ndarray, points: np.ndarray, camera: Camera, sequence: Video, path: Path
+) -> LicensedLifting:
+    """One video: mocap in metres, 2D poses, which may go on for some frames longer."""
+    name, frames = "/".join(sequence), len(world)
+    expect(path, f"{name} 3D", world.shape, (frames, 32, 3))
+    expect(path, f"{name} 2D", points[:frames].shape, (frames, 17, 2))
+    joints = camera.see(1000.0 * seventeen(stored(world.reshape(frames, 96)))) / 1000
+    seen = stored(points[:frames])
+    return without_heatmaps(tensor(joints), seen, **_named(sequence, len(seen)))
 
-    A fit that did not converge is replaced by the moments, as in the open world. A map without
-    heat says nothing and counts as flat.
-    """
-    maps = maps.clamp(0, 1)
-    maps = maps.where(maps.amax((-2, -1), keepdim=True) > 0, 1e-3)
-    moments = heatmaps.moments(maps, whole=True)
-    fit = fit_gaussian(maps)
-    fits = packed_gaussian(fit.amplitude, _within(fit.mean), fit.covariance)
-    return fits.where(fit.converged[..., None], moments), moments
+
+def without_heatmaps(
+    joints: Float[Tensor, "images 17 3"],
+    points: Float[np.ndarray, "images 17 2"],
+    *,
+    action: tuple[str, ...],
+    subject: UInt8[Tensor, " images"],
+) -> LicensedLifting:
+    """Images with 2D poses of H36M17 alone: every joint gets the Gaussian of a sure detector."""
+    seen = tensor(points)[:, list(MPII16_FROM_H36M)]
+    return LicensedLifting(joints, seen, sure(seen), None, action, subject)
 
 
 def sure(points: Float[Tensor, "images 16 2"]) -> Float[Tensor, "images 16 6"]:
@@ -306,11 +492,7 @@ def sure(points: Float[Tensor, "images 16 2"]) -> Float[Tensor, "images 16 6"]:
     return packed_gaussian(ones, points, spread)
 
 
-def _within(mean: Tensor) -> Tensor:
-    return mean.clamp(0, CELLS - 1)
-
-
-# ------------------------------------------------------------------------ choosing and checking
+# ------------------------------------------------------------- choosing and checking
 
 
 def every(actions: Sequence[str], stride: int) -> Int[Tensor, " chosen"]:
@@ -360,7 +542,7 @@ def _check_order(images: LicensedLifting, path: Path) -> None:
         "read joint after joint": by_joint,
         "read joint after joint, y before x": by_joint.flip(-1),
     }
-    true = normalised(images.joints[:, list(index_map(H36M17, MPII16)), :2])
+    true = normalised(images.joints[:, list(MPII16_FROM_H36M), :2])
     off = {  # poses without extent are not numbers, and do not count
         order: (normalised(each) - true).norm(dim=-1).nanmedian().item()
         for order, each in orders.items()
@@ -383,211 +565,15 @@ def expect(path: Path, name: str, got: tuple[int, ...], wanted: tuple[int, ...])
         )
 
 
-# ------------------------------------------------------------------------ tables with heatmaps
+def tensor(values: np.ndarray) -> Float[Tensor, "..."]:
+    """Copy numbers to a tensor of float32."""
+    return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
-def read_table(
-    path: Path, split: str, subjects: Mapping[str, int], *, pose: str, stride: int
-) -> LicensedLifting:
-    """Read a table of images with heatmaps, as FMPose (Le et al.) publishes them.
-
-    Args:
-        path: HDF5 with the tables /dataset/trainset and testset.
-        split: train or test.
-        subjects: who is read, with a number each.
-        pose: the column of 3D poses, (3, 17) in mm.
-        stride: every how manieth image of each action.
-    """
-    table, names = f"dataset/{split}set", ("action", "subject", pose, "argmax_2d")
-    columns = readers.read_columns(path, table, names)
-    expect(path, pose, columns[pose].shape[1:], (3, 17))
-    expect(path, "argmax_2d", columns["argmax_2d"].shape[1:], (2, 16))
-    who = np.char.decode(columns["subject"])
-    rows = np.flatnonzero(np.isin(who, list(subjects)))
-    if not len(rows):
-        raise ValueError(
-            f"{shown(path)}: {table} has no image of {', '.join(subjects)}; it has "
-            f"{', '.join(sorted(set(who))) or 'none'}"
-        )
-    actions = np.char.decode(columns["action"][rows]).tolist()
-    chosen = every(actions, stride)
-    rows = rows[chosen.numpy()]
-    poses = torch.from_numpy(columns[pose][rows]).float().mT / 1000
-    maps = readers.read_rows(path, table, "heatmap", rows)
-    parts = [fitted(_maps(path, some)) for some in maps]
-    images = LicensedLifting(
-        joints=poses,
-        points=torch.from_numpy(columns["argmax_2d"][rows]).float().mT.flip(-1) * CELLS,
-        fits=torch.cat([fits for fits, _ in parts]),
-        moments=torch.cat([moments for _, moments in parts]),
-        action=tuple(actions[index] for index in chosen.tolist()),
-        subject=torch.tensor([subjects[name] for name in who[rows]], dtype=torch.uint8),
-    )
-    return checked(images, path)
-
-
-def _maps(path: Path, maps: np.ndarray) -> Float[Tensor, "images 16 64 64"]:
-    expect(path, "heatmap", maps.shape[1:], (16, CELLS, CELLS))
-    if not np.isfinite(maps).all():
-        raise ValueError(f"{shown(path)}: heatmaps hold values that are not finite")
-    return torch.from_numpy(maps.astype(np.float32))
-
-
-# Human3.6M as lifting systems see it, from the three kinds of files that people have.
-#
-# - `read_fits`: the pickles of Wehrbein et al. (2021), with 2D poses and fitted Gaussians; 3D
-# poses
-#   are in them, or come from the .cdf files. - `read_heatmaps`: tables with whole heatmaps
-# (FMPose, DiffPose). - `read_keypoints`: the .npz files of VideoPose3D (Pavllo et al. 2019),
-# with 2D poses alone.
-#
-# All read every fourth frame; `stride` thins that: 16 gives the test of the papers (every 64th
-# frame), 1 the set of which H36MA is the ambiguous part.
-
-
-DETECTORS = {"gt": "gt", "cpn": "cpn_ft_h36m_dbb"}
-_ENTRY = ("imgpath", "2d_hrnet", "gaussfit")
-
-
-def read_fits(split: str, *, stride: int = 1, folder: Path = FOLDER) -> LicensedLifting:
-    """Read `trainset_h36m.pickle` or `testset_h36m.pickle`, with 3D poses or without."""
-    path = find(folder, f"{split}set_h36m.pickle", f"{split}set_h36m_without_3d.pickle")
-    found = read_pickle(path)
-    parts = []
-    for sequence in sequences(split):
-        entry = _entry(found, sequence, path)
-        if len(entry["imgpath"]):
-            parts.append(_of_entry(entry, sequence, path, folder))
-    return _thinned(parts, stride, path)
-
-
-def _entry(found: Any, sequence: Video, path: Path) -> dict[str, Any]:  # noqa: ANN401
-    for level, key in enumerate(sequence):
-        if not isinstance(found, dict) or key not in found:
-            raise ValueError(
-                f"{shown(path)} has no {'/'.join(sequence[: level + 1])}; expected a dictionary "
-                "[subject][action][subaction][camera]. Usual cause: the file of the other split"
-            )
-        found = found[key]
-    if missing := [key for key in _ENTRY if key not in found]:
-        raise ValueError(
-            f"{shown(path)}: {'/'.join(sequence)} lacks {', '.join(missing)}; it has "
-            f"{', '.join(map(str, found))}"
-        )
-    return found
-
-
-def _of_entry(entry: dict[str, Any], sequence: Video, path: Path, folder: Path) -> LicensedLifting:
-    count, name = len(entry["imgpath"]), "/".join(sequence)
-    poses = entry.get("3d_gt")
-    if poses is None:
-        files = cdf_files(sequence.subject, folder)
-        if sequence not in files:
-            raise FileNotFoundError(f"{shown(folder)} has no .cdf file of {name}")
-        poses = read_cdf(files[sequence])[:count].swapaxes(1, 2).reshape(-1, 51)
-    for key, values, width in (
-        ("3d_gt", poses, 51),
-        ("2d_hrnet", entry["2d_hrnet"], 32),
-        ("gaussfit", entry["gaussfit"], 112),
-    ):
-        expect(path, f"{name} {key}", np.shape(values), (count, width))
-    fits = np.array(entry["gaussfit"], dtype=np.float64)  # angles may be many turns
-    return LicensedLifting(
-        joints=_tensor(poses).unflatten(1, (3, 17)).mT / 1000,
-        points=_tensor(entry["2d_hrnet"]).unflatten(1, (2, 16)).mT,
-        fits=stored_fits(torch.from_numpy(fits).unflatten(1, (16, 7))),
-        moments=None,
-        action=(sequence.action,) * count,
-        subject=_subject(sequence.subject, count),
-    )
-
-
-def read_heatmaps(
-    split: str, *, stride: int = 1, detector: str = "h36m", folder: Path = FOLDER
-) -> LicensedLifting:
-    """Read `H36M_dataset_h36m_hrnet.h5`, or that of the detector "orig", and fit Gaussians."""
-    if split not in SUBJECTS:
-        raise ValueError(f"split must be one of {', '.join(SUBJECTS)}; got {split!r}")
-    path = find(folder, f"H36M_dataset_{detector}_hrnet.h5")
-    return read_table(path, split, SUBJECTS[split], pose="gt_3d", stride=stride)
-
-
-def read_keypoints(
-    split: str, *, stride: int = 1, detector: str = "cpn", folder: Path = FOLDER
-) -> LicensedLifting:
-    """Read VideoPose3D's `data_3d_h36m.npz` and the 2D poses of a detector, "cpn" or "gt".
-
-    The 3D poses are in world space; `metadata.xml` of Human3.6M has the cameras. There are no
-    heatmaps: every joint gets the Gaussian of a detector that is sure.
-    """
-    if detector not in DETECTORS:
-        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}; got {detector!r}")
-    path = find(folder, "data_3d_h36m.npz")
-    beside = find(folder, f"data_2d_h36m_{DETECTORS[detector]}.npz")
-    positions, keypoints = _object(path, "positions_3d"), _object(beside, "positions_2d")
-    cameras, parts = read_cameras(folder), []
-    for sequence, name in _recordings(split, positions, path):
-        of_cameras = keypoints.get(sequence.subject, {}).get(name, ())
-        number = CAMERAS.index(sequence.camera)
-        if len(of_cameras) != len(CAMERAS):
-            raise ValueError(
-                f"{shown(beside)} must have {len(CAMERAS)} cameras for {sequence.subject} {name}; "
-                f"got {len(of_cameras)}. Usual cause: files of different versions"
-            )
-        world = positions[sequence.subject][name]
-        camera = cameras[sequence.subject, sequence.camera]
-        parts.append(_of_recording(world, of_cameras[number], camera, sequence, beside))
-    return _thinned(parts, stride, path)
-
-
-def _object(path: Path, key: str) -> dict[str, Any]:
-    """What `np.savez(path, key=dictionary)` wrote."""
-    array = read_npz(path, (key,))[key]
-    value = array.item() if array.shape == () else array
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{shown(path)}: {key} must be a dictionary by subject; got {array.dtype} of shape "
-            f"{array.shape}. Usual cause: a file that was made by other code"
-        )
-    return value
-
-
-def _recordings(
-    split: str,
-    positions: dict[str, dict[str, Any]],
-    path: Path,
-) -> Iterator[tuple[Video, str]]:
-    """Name the videos of VideoPose3D's actions ("Walking 1"), in the official order."""
-    known = {}
-    for subject in SUBJECTS.get(split, {}):
-        if subject not in positions:
-            raise ValueError(f"{shown(path)} lacks {subject}; it has {', '.join(positions)}")
-        names = {name: split_name(name) for name in positions[subject]}
-        for name, (action, number) in names.items():
-            takes = subactions([other for one, other in names.values() if one == action])
-            known[subject, action, takes[number]] = name
-    for sequence in sequences(split):
-        if sequence[:3] in known:
-            yield sequence, known[sequence[:3]]
-
-
-def _of_recording(
-    world: np.ndarray, points: np.ndarray, camera: Camera, sequence: Video, path: Path
-) -> LicensedLifting:
-    """One video: mocap in metres, 2D poses, which may go on for some frames longer."""
-    name, frames = "/".join(sequence), len(world)
-    expect(path, f"{name} 3D", world.shape, (frames, 32, 3))
-    expect(path, f"{name} 2D", points[:frames].shape, (frames, 17, 2))
-    joints = camera.see(1000.0 * seventeen(stored(world.reshape(frames, 96)))) / 1000
-    where = _tensor(stored(points[:frames]))[:, list(index_map(H36M17, MPII16))]
-    return LicensedLifting(
-        joints=_tensor(joints),
-        points=where,
-        fits=sure(where),
-        moments=None,
-        action=(sequence.action,) * len(where),
-        subject=_subject(sequence.subject, len(where)),
-    )
+def _named(sequence: Video, count: int) -> dict[str, Any]:
+    """Action and subject of the images of a video."""
+    subject = torch.full((count,), int(sequence.subject[1:]), dtype=torch.uint8)
+    return {"action": (sequence.action,) * count, "subject": subject}
 
 
 def _thinned(parts: list[LicensedLifting], stride: int, path: Path) -> LicensedLifting:
@@ -595,11 +581,3 @@ def _thinned(parts: list[LicensedLifting], stride: int, path: Path) -> LicensedL
         raise ValueError(f"{shown(path)} holds no images of this split")
     images = checked(LicensedLifting.join(parts), path)
     return images[every(images.action, stride)]
-
-
-def _tensor(values: np.ndarray) -> Float[Tensor, "..."]:
-    return torch.from_numpy(np.array(values, dtype=np.float32))
-
-
-def _subject(name: str, count: int) -> Tensor:
-    return torch.full((count,), int(name[1:]), dtype=torch.uint8)

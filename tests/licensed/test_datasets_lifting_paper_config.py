@@ -10,7 +10,7 @@ from humr.experiments.ablations import FLOW_STUDIES, PROPOSE_STUDIES, changed, v
 from humr.experiments.profiles import profile
 from humr.licensed import lifting
 from humr.licensed.datasets import THEIRS, Human36m, LiftingPaperRun, ProposePaperRun
-from humr.licensed.human36m import ACTIONS, SUBJECTS, TEST_STRIDE
+from humr.licensed.human36m import ACTIONS, SUBJECTS
 from humr.lifting.config import GROUPS, LiftingRule, LiftingRun, LiftingWorld, ProposeRun
 
 RUNS = {LiftingRun: LiftingPaperRun, ProposeRun: ProposePaperRun}
@@ -21,7 +21,7 @@ def test_defaults_are_the_papers():
     assert isinstance(flow, LiftingPaperRun)
     assert isinstance(propose, ProposePaperRun)
     assert (flow.world.poses, propose.world.poses) == ("fits", "cpn")
-    assert flow.world.test_stride == TEST_STRIDE
+    assert 4 * flow.world.test_stride == 64
     assert flow.world.stride == 1
     assert (flow.model.blocks, flow.model.hidden, flow.rule.hypotheses) == (8, 1024, 200)
     assert (flow.training.steps, flow.training.batch) == (155 * 482, 64)
@@ -74,7 +74,7 @@ def test_worlds_say_what_tables_call_them():
     assert list(Human36m().groups.values()) == ["3DHP GS", "3DHP noGS", "3DHP Outdoor"]
     assert Human36m(transfer=False).groups == {}
     assert tuple(THEIRS) == GROUPS
-    assert list(THEIRS.values()) == list(lifting.GROUPS)
+    assert list(THEIRS.values()) == list(lifting.SEQUENCES)
 
 
 @pytest.mark.parametrize(

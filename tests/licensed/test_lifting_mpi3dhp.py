@@ -8,10 +8,11 @@ import scipy.io
 import torch
 
 from humr.licensed import lifting
-from humr.licensed.lifting import read_test, read_test_heatmaps, read_train
-from humr.skeletons import H36M17, H36M_FROM_SPIN, MPII16
+from humr.licensed.lifting import read_test, read_test_heatmaps
+from humr.skeletons import H36M17, H36M_FROM_SPIN, MPII16, SPIN17, index_map
 
 POSES = formats.people(6)
+SPIN_FROM_TEST = index_map(lifting.TEST17, SPIN17)
 
 
 # ------------------------------------------------------------------------ orders
@@ -20,16 +21,13 @@ POSES = formats.people(6)
 def test_orders_are_the_published_ones():
     spin = [14, 11, 12, 13, 8, 9, 10, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4]
     assert list(lifting.H36M_FROM_TEST) == formats.TEST_ORDER
-    assert list(lifting.H36M_FROM_TRAIN) == formats.TRAIN_ORDER
-    assert list(lifting.SPIN_FROM_TEST) == spin
-    spin = [4, 18, 19, 20, 23, 24, 25, 3, 5, 6, 7, 9, 10, 11, 14, 15, 16]
-    assert list(lifting.SPIN_FROM_TRAIN) == spin
+    assert list(SPIN_FROM_TEST) == spin
 
 
 def test_spins_order_swaps_the_legs_and_an_asymmetric_pose_shows_it():
     theirs = np.empty((17, 3))
     theirs[formats.TEST_ORDER] = POSES[0]
-    right, wrong = theirs[list(lifting.H36M_FROM_TEST)], theirs[list(lifting.SPIN_FROM_TEST)]
+    right, wrong = theirs[list(lifting.H36M_FROM_TEST)], theirs[list(SPIN_FROM_TEST)]
     np.testing.assert_array_equal(right, POSES[0])
     errors = dict(zip(H36M17.names, np.linalg.norm(right - wrong, axis=-1), strict=True))
     for name, error in errors.items():
@@ -40,7 +38,7 @@ def test_spins_order_swaps_the_legs_and_an_asymmetric_pose_shows_it():
     for leg in ("hip", "knee", "ankle"):
         left, other = (lifting.TEST17.index(f"{side}_{leg}") for side in ("left", "right"))
         twin[left, 1:] = twin[other, 1:]
-    depth = twin[list(lifting.SPIN_FROM_TEST), 1:] - twin[list(lifting.H36M_FROM_TEST), 1:]
+    depth = twin[list(SPIN_FROM_TEST), 1:] - twin[list(lifting.H36M_FROM_TEST), 1:]
     assert (depth == 0).all()
     np.testing.assert_array_equal(wrong[list(H36M_FROM_SPIN)], right)
 
@@ -65,13 +63,12 @@ def test_valid_frames_of_a_group(tmp_path):
     assert torch.allclose(batch.condition[..., 3], torch.tensor(0.01))
 
 
-def test_poses_of_universal_size_are_the_default(tmp_path):
+def test_poses_are_of_universal_size(tmp_path):
     for name in ("TS5", "TS6"):
         formats.write_test_sequence(tmp_path, name, POSES, [1] * 6)
-    universal = read_test("Outdoor", folder=tmp_path)
-    true = read_test("Outdoor", annotation="annot3", folder=tmp_path)
-    torch.testing.assert_close(true.joints, 1.13 * universal.joints)
-    assert set(lifting.GROUPS) == {"GS", "noGS", "Outdoor"}
+    found = read_test("Outdoor", folder=tmp_path)
+    np.testing.assert_allclose(found.joints[:6], POSES / 1000, atol=1e-6)
+    assert set(lifting.SEQUENCES) == {"GS", "noGS", "Outdoor"}
 
 
 def test_the_test_set_with_heatmaps(tmp_path):
@@ -94,8 +91,6 @@ def test_the_test_set_with_heatmaps(tmp_path):
 def test_wrong_test_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="group must be one of GS, noGS, Outdoor; got 'TS1'"):
         read_test("TS1", folder=tmp_path)
-    with pytest.raises(ValueError, match="annotation must be one of univ_annot3, annot3"):
-        read_test("GS", annotation="annot2", folder=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"TS1/annot_data.mat"):
         read_test("GS", folder=tmp_path)
     path = formats.write_test_sequence(tmp_path, "TS1", POSES, [1] * 6)
@@ -107,37 +102,3 @@ def test_wrong_test_files_are_refused(tmp_path):
     scipy.io.savemat(path, {"annot2": np.zeros(3)})
     with pytest.raises(ValueError, match=r"annot_data.mat is no HDF5 file"):
         read_test("GS", folder=tmp_path)
-
-
-# ------------------------------------------------------------------------ training set
-
-
-def test_training_sequences(tmp_path):
-    formats.write_train_sequence(tmp_path, 2, 1, POSES)
-    found = read_train(2, 1, stride=4, folder=tmp_path)
-    assert len(found) == 8 * 2
-    expected = POSES[[0, 4]] / 1000
-    np.testing.assert_allclose(found.joints[:2], expected, atol=1e-6)
-    moved = expected + np.array([4.0, 0, 0])  # the fourth video that is used is number 4
-    np.testing.assert_allclose(found.joints[6:8], moved, atol=1e-6)
-    np.testing.assert_allclose(
-        found.points[6:8], formats.mpii(formats.seen(1000 * moved)), rtol=1e-6
-    )
-    assert set(found.action) == {"S2 Seq1"}
-    assert set(found.subject.tolist()) == {2}
-    one = read_train(2, 1, videos=[0], annotation="annot3", stride=1, folder=tmp_path)
-    np.testing.assert_allclose(one.joints, 1.13 * POSES / 1000, atol=1e-6)
-
-
-def test_wrong_training_files_are_refused(tmp_path):
-    path = formats.write_train_sequence(tmp_path, 1, 1, POSES, univ_annot3=np.zeros((2, 1)))
-    with pytest.raises(ValueError, match=r"annot.mat is no annot.mat with annot2 and univ_annot3"):
-        read_train(1, 1, folder=tmp_path)
-    path.write_bytes(b"not found")
-    with pytest.raises(ValueError, match=r"is no annot.mat"):
-        read_train(1, 1, folder=tmp_path)
-    cells = np.empty((14, 1), dtype=object)
-    cells[:, 0] = [np.zeros((6, 51))] * 14
-    formats.write_train_sequence(tmp_path, 1, 2, POSES, univ_annot3=cells)
-    with pytest.raises(ValueError, match=r"univ_annot3 must have shape \(6, 84\); got \(6, 51\)"):
-        read_train(1, 2, folder=tmp_path)
