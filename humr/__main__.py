@@ -122,7 +122,7 @@ def fetch(python: str) -> int:
 
 CLIP = ["clip"]  # data fetch clip: the real clip, which nothing else needs
 MODULES = {
-    "study": "humr.experiments.studies",
+    "study": "humr.experiments.measurements",
     "bench": "humr.benchmarks.bench",
     "convert": "humr.licensed.checkpoints",
     "tables": "humr.experiments.paper_tables",

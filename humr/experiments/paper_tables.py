@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humr.experiments import runs, studies
+from humr.experiments import runs
 from humr.experiments.ablations import variants
 from humr.experiments.profiles import profile
 from humr.experiments.runs import write_rows
@@ -197,11 +197,11 @@ def rows_of_runs(
 ) -> list[pd.DataFrame]:
     """Rows of every finished run, one table each; arguments as of `rows_of`."""
     items = [item for study in ABLATIONS for item in variants(study, PROFILE)]
-    jobs = {job.key: job for job in studies.seeded(items, PROFILE)}
+    jobs = {job.key: job for job in runs.seeded(items, PROFILE)}
     return [
-        studies.described(job, _rows(studies.checkpoint(job), test, focal, hypotheses))
+        runs.described(job, _rows(runs.checkpoint(job), test, focal, hypotheses))
         for job in jobs.values()
-        if studies.is_done(job)
+        if runs.is_done(job)
     ]
 
 

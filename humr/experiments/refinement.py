@@ -25,7 +25,7 @@ from humr.bodies.body import Body, load_body
 from humr.bodies.surface import vertex_weights
 from humr.config import World
 from humr.evaluation import Forecast, Truth
-from humr.experiments import results, runs
+from humr.experiments import runs
 from humr.experiments.profiles import profile
 from humr.files import digest, provenance, say, shown
 from humr.geometry import geodesic_distance, matrix_to_sixd, translation_to_weak
@@ -339,7 +339,7 @@ def publish(
     }
     front = {"seed": 0, "key": weights[:12], "steps": 0}
     whole = pd.concat([pd.DataFrame(front, index=rows.index), rows], axis=1)
-    return results.write(product, profile_name, whole, record)
+    return runs.write_results(product, profile_name, whole, record)
 
 
 def _shipped(profile_name: str) -> tuple[Humr, Body, World]:

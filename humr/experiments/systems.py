@@ -29,6 +29,7 @@ from humr.licensed.datasets import (
     OCCLUDED,
     TEST,
     Human36m,
+    Licensed,
     LiftingPaperRun,
     PaperRun,
     ProposePaperRun,
@@ -63,36 +64,37 @@ from humr.world.records import Pool, Records
 # Images for lifting, of the open world or of licensed data sets: one way to ask for either.
 
 
-AnyWorld = LiftingWorld | Human36m
+LiftedWorld = LiftingWorld | Human36m
+AnyWorld = World | LiftedWorld | Licensed
 Images = LiftingRecords | LicensedLifting
 
 
-def lifting_store(config: AnyWorld) -> Store[LiftingRecords] | Store[LicensedLifting]:
+def lifting_store(config: LiftedWorld) -> Store[LiftingRecords] | Store[LicensedLifting]:
     """Return the splits of a world."""
     if isinstance(config, Human36m):
         return lifting.store(config)
     return world.store(config)
 
 
-def evaluated_on(config: AnyWorld) -> str:
+def evaluated_on(config: LiftedWorld) -> str:
     """Name the images that rows depend on."""
     if isinstance(config, Human36m):
         return lifting.evaluated_on(config)
     return lifting_store(config).directory.name
 
 
-def records(config: AnyWorld, split: str) -> Images:
+def records(config: LiftedWorld, split: str) -> Images:
     """Read a split; the open world's is made if need be."""
     return lifting_store(config).make_and_load(split)
 
 
-def ambiguous(config: AnyWorld) -> Images:
+def ambiguous(config: LiftedWorld) -> Images:
     """Read the ambiguous test images; there are none where only 2D poses are known."""
     images = records(config, config.hard)
     return images[images.ambiguous]
 
 
-def true_points(config: AnyWorld, split: str) -> Images:
+def true_points(config: LiftedWorld, split: str) -> Images:
     """Read a split with the true 2D poses in place of the detector's; Gaussians stay."""
     images = records(config, split)
     if isinstance(images, LiftingRecords):
@@ -108,12 +110,12 @@ def true_points(config: AnyWorld, split: str) -> Images:
 # ----------------------------------------------------------------------- what is seen
 
 
-def actions(config: AnyWorld) -> tuple[str, ...]:
+def actions(config: LiftedWorld) -> tuple[str, ...]:
     """Names of the actions of training and test."""
     return human36m.ACTIONS if isinstance(config, Human36m) else world.ACTIONS
 
 
-def people(config: AnyWorld, split: str) -> set[tuple[object, ...]]:
+def people(config: LiftedWorld, split: str) -> set[tuple[object, ...]]:
     """Who is seen in a split: body shapes of the open world, or data set and number."""
     if isinstance(config, LiftingWorld):
         shapes = world.split_setting(config, split).setting.subjects
@@ -149,7 +151,6 @@ def facts(images: Images) -> dict[str, int | float]:
     return seen | {"2D error, median (cells)": error, "focal / image side": focal}
 
 
-EVALUATING_LIFTING = tuple(f"humr/lifting/{n}.py" for n in ("evaluation", "flow", "propose"))
 TRAINING = ("train", "validation")
 
 
@@ -207,7 +208,7 @@ def _system(name: str, run: LiftingRun | ProposeRun) -> str:
     return f"{name}_paper" if isinstance(run.world, Human36m) else name
 
 
-def _origin(config: AnyWorld) -> dict[str, Any]:
+def _origin(config: LiftedWorld) -> dict[str, Any]:
     """What a checkpoint says of its data."""
     about: dict[str, Any] = {"recipe": lifting_store(config).recipe}
     if isinstance(config, Human36m):
@@ -221,7 +222,7 @@ def inputs(run: LiftingRun) -> Inputs:
 
 
 @lru_cache(maxsize=4)
-def _batch(config: AnyWorld, split: str, seen: Inputs) -> LiftingBatch:
+def _batch(config: LiftedWorld, split: str, seen: Inputs) -> LiftingBatch:
     """Make a whole split as systems see it; kept, since many runs of a study share one."""
     found = records(config, split)
     return found.batch(gaussians=seen.gaussians, doubled=seen.doubled)
@@ -262,7 +263,7 @@ def build_propose(about: dict[str, Any]) -> Propose:
 def evaluate_lifting(
     model: Lifter,
     about: dict[str, Any],
-    config: AnyWorld,
+    config: LiftedWorld,
     split: str,
     *,
     hypotheses: int,
@@ -293,10 +294,6 @@ def summary(rows: pd.DataFrame) -> dict[str, float]:
 
 
 # HuMR on the open world: train a configured run, validate, build from a checkpoint, evaluate.
-
-
-# What rows depend on, with all that these import.
-EVALUATING_MESH = ("humr/evaluation.py", "humr/model.py", "humr/world/records.py")
 
 
 def check(run: Run) -> None:
@@ -444,16 +441,20 @@ class System:
     evaluate: Callable[..., pd.DataFrame]
     summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
     code: Sequence[str]  # files that rows depend on, with all that they import
+    glue: Sequence[str]  # and files of which only their own lines count: they train and make, too
     check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
     # Names what rows depend on, of a world's configuration; None: the folder of its data.
     evaluated_on: Callable[[Any], str] | None = None
 
 
+_HERE = "humr/experiments/systems.py"
+_LIFTERS = ("lifting/evaluation", "lifting/flow", "lifting/propose")
 _LIFTING: dict[str, Any] = {
     "store": lifting_store,
     "evaluate": evaluate_lifting,
     "summary": summary,
-    "code": EVALUATING_LIFTING,
+    "code": [f"humr/{name}.py" for name in (*_LIFTERS, "heatmaps")],
+    "glue": [_HERE, "humr/lifting/world.py"],
     "evaluated_on": evaluated_on,
 }
 _FLOW = _LIFTING | {"fit": fit_flow, "build": build_flow}
@@ -469,7 +470,8 @@ SYSTEMS: dict[type, System] = {
         build=build,
         evaluate=evaluate_mesh,
         summary=evaluation.summary,
-        code=EVALUATING_MESH,
+        code=["humr/evaluation.py", "humr/model.py", "humr/world/records.py"],
+        glue=[_HERE, "humr/world/generate.py"],
         check=check,
     ),
     PaperRun: System(
@@ -481,6 +483,7 @@ SYSTEMS: dict[type, System] = {
         evaluate=licensed_training.evaluate,
         summary=licensed_training.summary,
         code=licensed_training.EVALUATING,
+        glue=[_HERE, "humr/licensed/training.py"],
         check=licensed_training.check,
         evaluated_on=licensed_training.evaluated_on,
     ),
@@ -496,13 +499,8 @@ def store(run: AnyRun) -> Store[Any]:
     return SYSTEMS[type(run)].store(run.world)
 
 
-def data_name(run: AnyRun) -> str:
-    """Name the data that a run's rows depend on."""
-    return data_folder(SYSTEMS[type(run)], run.world)
-
-
-def data_folder(system: System, config: Any) -> str:  # noqa: ANN401
-    """Name the data that rows on a world's configuration depend on."""
+def data_name(system: System, config: AnyWorld) -> str:
+    """Name the data that rows on a world depend on."""
     if system.evaluated_on is None:
         return system.store(config).directory.name
     return system.evaluated_on(config)
@@ -515,7 +513,7 @@ def data_folder(system: System, config: Any) -> str:  # noqa: ANN401
 class Tested:
     """Some people, and which rows of results are theirs."""
 
-    image: list[int]  # as in `studies.rows`
+    image: list[int]  # as in `runs.rows`
     batch: Batch
 
 

@@ -28,7 +28,7 @@ from humr.bodies.body import Body, load_body
 from humr.config import World, from_dict, to_dict
 from humr.devices import pick_device
 from humr.evaluation import PIXELS
-from humr.experiments import runs, studies
+from humr.experiments import runs
 from humr.experiments.profiles import profile
 from humr.files import DATA, digest, in_place_of
 from humr.geometry import Crop, matrix_to_sixd
@@ -373,7 +373,7 @@ def make(name: str, *, seed: int = 0) -> Gallery:
 
     Models that are not there are trained.
     """
-    models = {v: studies.model(study, v, name, seed=seed) for v, study in MODELS.items()}
+    models = {v: runs.model(study, v, name, seed=seed) for v, study in MODELS.items()}
     config = profile(name)
     records = generate.store(config.run.world).make_and_load(SPLIT)
     body, device = load_body("small"), pick_device()

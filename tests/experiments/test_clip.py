@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from humr.experiments import clip, results
+from humr.experiments import clip, runs
 from humr.geometry import rotvec_to_matrix
 
 
@@ -126,9 +126,9 @@ def test_frames_of_the_clip_are_photographs():
 
 
 def test_the_committed_rows_are_of_every_tenth_frame_and_all_cameras():
-    rows = results.read("clip", "laptop")
+    rows = runs.read_results("clip", "laptop")
     assert set(rows.image) == set(clip.FRAMES)
     assert rows.groupby("variant").size().eq(40).all()
-    about = results.record("clip", "laptop")
+    about = runs.read_record("clip", "laptop")
     assert about["three to four cameras, mm"] < 25
     assert {"landmarks_full", "landmarks_heavy", "flow", "refined"} <= set(rows.variant)

@@ -194,7 +194,7 @@ def test_finished_runs_are_found(apart, checkpoint, monkeypatch, capsys):
         sizes, study=replace(sizes.study, model=MODEL, training=Training(steps=1)), hypotheses=2,
         seeds=2,
     )  # fmt: skip
-    monkeypatch.setattr(paper_tables.studies, "profile", lambda name: small)
+    monkeypatch.setattr(runs, "profile", lambda name: small)
     made = ablations.variants("components", "paper")
     chosen = [replace(item, run=replace(item.run, model=MODEL)) for item in made[-2:]]
     monkeypatch.setattr(paper_tables, "variants", lambda study, name: chosen)

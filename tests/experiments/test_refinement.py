@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from humr import evaluation, refine
-from humr.experiments import refinement, results, runs
+from humr.experiments import refinement, runs
 from humr.model import Observation
 from humr.skeletons import COCO17
 
@@ -142,6 +142,6 @@ def test_the_shipped_constants_belong_to_the_shipped_weights():
 
 
 def test_the_committed_rows_say_that_refinement_helps():
-    rows = results.read("refinement", "laptop")
+    rows = runs.read_results("refinement", "laptop")
     means = rows.groupby("variant")[["energy_score", "pa_mpjpe_mode", "detected_mode"]].mean()
     assert (means.loc["refined"] < means.loc["flow"]).all()

@@ -10,7 +10,7 @@ import torch
 from lifting_formats import WORLD
 
 from humr import storage
-from humr.experiments import runs, studies, systems
+from humr.experiments import runs, systems
 from humr.experiments.ablations import Variant, changed
 from humr.experiments.profiles import profile
 from humr.licensed import lifting
@@ -139,10 +139,10 @@ def test_studies_measure_all_splits(house):
     run = tiny("lifting")
     runs.train(run, device="cpu")
     job = Variant(name="full", label="full", run=run)
-    rows = studies.evaluated(job, "smoke")
+    rows = runs.image_rows(job, "smoke")
     assert rows["group"].unique().tolist() == ["test", "ambiguous", "studio", "rooms", "outdoor"]
     assert rows["image"].is_unique
-    assert np.max(rows["image"]) == 4 * studies.SPLIT + 3
+    assert np.max(rows["image"]) == 4 * runs.SPLIT + 3
 
 
 def test_rows_are_made_anew_for_other_files(house, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from official_layouts import random_state, vitpose_shapes
 
 from humr import storage
 from humr.config import Model, Training, Weights
-from humr.experiments import paper_tables, runs, studies, systems
+from humr.experiments import paper_tables, runs, systems
 from humr.experiments.ablations import variants
 from humr.experiments.profiles import profile
 from humr.licensed import evaluation, features, inventory, training, vitpose
@@ -57,7 +57,7 @@ def root(tmp_path, monkeypatch):
     features.check_origin.cache_clear()
     study = replace(RUN, weights=Weights(mask=0.0))
     tiny = replace(profile("paper"), run=RUN, study=study, seeds=1, hypotheses=3)
-    monkeypatch.setattr("humr.experiments.studies.profile", lambda name: tiny)
+    monkeypatch.setattr("humr.experiments.runs.profile", lambda name: tiny)
     monkeypatch.setattr("humr.experiments.ablations.profile", lambda name: tiny)
     monkeypatch.setattr("humr.experiments.paper_tables.profile", lambda name: tiny)
     return root
@@ -95,9 +95,9 @@ def test_from_an_inventory_to_the_papers_tables(root, tmp_path, monkeypatch, cap
         patch.setattr(training.Validation, "__call__", stops)
         with pytest.raises(KeyboardInterrupt):
             runs.train(job.run, name=job.name, device="cpu")
-    assert not studies.is_done(job)
+    assert not runs.is_done(job)
     runs.train(job.run, name=job.name, device="cpu")
-    assert studies.is_done(job)
+    assert runs.is_done(job)
 
     # evaluation needs the official bodies, which are others than the one that was trained with
     smpl_world.write(root)

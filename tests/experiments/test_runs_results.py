@@ -1,17 +1,15 @@
-"""Tests of humr.experiments.results."""
-
-import json
+"""Committed results: rows in half precision, one file per product and seed."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from humr.experiments import results
+from humr.experiments import runs
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
 
 
 def table_of(seeds, rng):
@@ -26,34 +24,34 @@ def table_of(seeds, rng):
 
 
 def test_rows_come_back_in_half_precision(rng, tmp_path):
-    assert results.read("study", "laptop") is None
+    assert runs.read_results("study", "laptop") is None
     table = table_of((0, 1), rng)
-    paths = results.write("study", "laptop", table, {"runs": 2})
+    paths = runs.write_results("study", "laptop", table, {"runs": 2})
     assert [path.name for path in paths] == ["laptop-study-0.parquet", "laptop-study-1.parquet"]
-    again = results.read("study", "laptop")
+    again = runs.read_results("study", "laptop")
     pd.testing.assert_frame_equal(again, table, check_dtype=False, rtol=1e-3)
     assert np.array_equal(again["nll"], table["nll"])
     assert again["mpjpe"].dtype == "float32"
-    assert json.loads((tmp_path / "laptop-study.json").read_text()) == {"runs": 2}
-    assert results.read("stud", "laptop") is None
+    assert runs.read_record("study", "laptop") == {"runs": 2}
+    assert runs.read_results("stud", "laptop") is None
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_file_of_a_seed_does_not_change_when_others_come(rng):
     table = table_of((0, 1, 2), rng)
-    (first,) = results.write("study", "laptop", table[table.seed == 0], {})
+    (first,) = runs.write_results("study", "laptop", table[table.seed == 0], {})
     content = first.read_bytes()
-    results.write("study", "laptop", table, {})
+    runs.write_results("study", "laptop", table, {})
     assert first.read_bytes() == content
-    assert len(results.read("study", "laptop")) == 150
+    assert len(runs.read_results("study", "laptop")) == 150
 
 
 def test_numbers_that_are_too_large_for_half_precision_stay(rng):
     """A lifting system's worst hypothesis may lie kilometres off (in millimetres)."""
     table = table_of((0, 1), rng)
     table.loc[3, "mpjpe"] = 1.1e8
-    results.write("study", "laptop", table, {})
-    again = results.read("study", "laptop")
+    runs.write_results("study", "laptop", table, {})
+    again = runs.read_results("study", "laptop")
     assert again["mpjpe"].max() == pytest.approx(1.1e8, rel=1e-3)
     assert again["mpjpe"][3] != np.float32(1.1e8)  # no more digits than the others
     pd.testing.assert_frame_equal(again, table, check_dtype=False, rtol=1e-3)

@@ -6,7 +6,7 @@ import torch
 
 from humr import storage
 from humr.config import to_dict
-from humr.experiments import propose_latents, results, runs
+from humr.experiments import measurements, runs, systems
 from humr.experiments.ablations import variants
 from humr.experiments.profiles import profile
 from humr.licensed import lifting
@@ -30,7 +30,7 @@ def model():
 
 
 def test_no_flow_beats_the_entropy_of_the_noise(model, generator):
-    found = propose_latents.facts(model, made_up(40, generator))
+    found = measurements.latents(model, made_up(40, generator))
     assert len(found) == 40
     assert found["excess"].mean() > 0
     assert (found[["found", "spread", "rebuilt"]] > 0).all().all()
@@ -42,9 +42,9 @@ def test_a_latent_that_knows_nothing_is_found_at_once(model, generator):
         for parameter in model.instance.encoder.parameters():
             parameter.zero_()
     records = made_up(40, generator)
-    found = propose_latents.facts(model, records)
+    found = measurements.latents(model, records)
     assert found["spread"].max() < 1e-5
-    reached = model.reach(torch.zeros(40, 1, 6), propose_latents.seen(records).points)[:, 0]
+    reached = model.reach(torch.zeros(40, 1, 6), records.batch().points)[:, 0]
     expected = reached.detach().square().mean(-1).sqrt() / SMALL.std
     np.testing.assert_allclose(found["found"], expected, rtol=1e-4)
 
@@ -54,7 +54,7 @@ def test_excess_is_zero_where_the_base_is_the_instance_gaussian(model, generator
     with torch.no_grad():
         for parameter in [*model.instance.encoder.parameters(), *model.flow.parameters()]:
             parameter.zero_()
-    found = propose_latents.facts(model, made_up(200, generator))
+    found = measurements.latents(model, made_up(200, generator))
     assert found["excess"].mean() == pytest.approx(0, abs=0.02)
 
 
@@ -62,8 +62,8 @@ def test_latents_of_licensed_images(model, licensed, tmp_path, monkeypatch):
     monkeypatch.setattr(lifting, "ROOT", licensed)
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
     item = variants("propose", "paper-smoke")[0]
-    images = propose_latents.images_of(item)
-    found = propose_latents.facts(model, images)
+    images = systems.records(item.run.world, "test")
+    found = measurements.latents(model, images)
     assert found["action"].tolist() == list(images.action)
     assert set(found["action"]) == {"Directions", "Sitting"}
     assert np.isfinite(found[["excess", "found", "spread", "rebuilt"]]).all(axis=None)
@@ -71,12 +71,12 @@ def test_latents_of_licensed_images(model, licensed, tmp_path, monkeypatch):
 
 def test_principal_components(generator):
     values = torch.randn(500, 5, generator=generator) * torch.tensor([0.1, 3.0, 0.2, 1.0, 0.1])
-    scores, share = propose_latents.principal(values)
+    scores, share = measurements.principal(values)
     assert share.sum().item() == pytest.approx(1, abs=1e-5)
     assert share[0] > 0.8
     centred = values - values.mean(0)
     torch.testing.assert_close(scores[:, 0], centred[:, 1], atol=0.5, rtol=0)
-    again, _ = propose_latents.principal(-values)
+    again, _ = measurements.principal(-values)
     torch.testing.assert_close(again, -scores, atol=1e-4, rtol=1e-4)
 
 
@@ -84,13 +84,12 @@ def test_principal_components(generator):
 def one_run(tmp_path, monkeypatch):
     """Pretend that the study has a single variant, with a finished run of an untrained model."""
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(propose_latents, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
     item = variants("propose", "smoke")[0]
-    monkeypatch.setattr(propose_latents, "variants", lambda *_: [item])
+    monkeypatch.setattr(measurements.Measurement, "variants", lambda *_: [item])
     records = made_up(5, torch.Generator().manual_seed(0))
-    monkeypatch.setattr(propose_latents, "images_of", lambda job: records)
+    monkeypatch.setattr(systems, "records", lambda *_: records)
     run = item.seeded(0).run
     folder = runs.run_directory(run)
     model = Propose(profile("smoke").propose.model)
@@ -103,18 +102,18 @@ def one_run(tmp_path, monkeypatch):
 
 
 def test_rows_of_finished_runs(one_run):
-    found = propose_latents.rows("smoke")
+    found = measurements.LATENTS.rows("smoke")
     assert list(found["variant"].unique()) == ["full"]
     assert len(found) == 5
-    assert list(propose_latents.rows("smoke")["rebuilt"]) == list(found["rebuilt"])
+    assert list(measurements.LATENTS.rows("smoke")["rebuilt"]) == list(found["rebuilt"])
 
 
 def test_the_search_reads_validation_scores(one_run):
-    found = propose_latents.searched("smoke")
+    found = measurements.VALIDATION_SCORES.rows("smoke")
     assert found[["score", "best_step", "steps"]].to_numpy().tolist() == [[123.5, 6, 9]]
 
 
 def test_variational_controls_have_no_instance_gaussians():
-    names = {item.name for item in propose_latents._items("smoke")}
-    assert "instance" not in names
-    assert {"full", "end_to_end", "no_nll"} <= names
+    learned = {v.name for v in variants("propose", "smoke") if v.run.model.instance == "learned"}
+    assert {item.name for item in measurements.LATENTS.variants("smoke")} == learned
+    assert "instance" not in learned

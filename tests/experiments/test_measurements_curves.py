@@ -7,7 +7,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from humr import evaluation, metrics, storage
-from humr.experiments import ablations, curves, results, runs
+from humr.experiments import ablations, measurements, runs
 from humr.experiments.ablations import Variant, changed
 from humr.experiments.statistics import ONE_SEED, means
 from humr.figures import charts
@@ -24,7 +24,7 @@ def test_energy_of_one_is_the_error_of_the_mode_and_of_many_does_not_depend_on_n
     records, body, model
 ):
     some = records[slice(0, 12)]  # more than a batch
-    table = curves.curve(model, body, some, [1, 2, 5, 50, 200])
+    table = measurements.mesh_curve(model, body, some, [1, 2, 5, 50, 200])
     rows = evaluation.evaluate(model, body, some, hypotheses=1)
     by_n = {n: part.set_index("image") for n, part in table.groupby("n")}
     np.testing.assert_allclose(by_n[1].energy_score, rows.mpjpe_mode, rtol=1e-4)
@@ -37,7 +37,7 @@ def test_energy_of_one_is_the_error_of_the_mode_and_of_many_does_not_depend_on_n
 
 def test_energy_is_that_of_the_first_random_hypotheses(records, body, model):
     one = records[slice(0, 3)]
-    table = curves.energy_by_count(model, body, one, [4], seed=3)
+    table = measurements.energy_by_count(model, body, one, [4], seed=3)
     generator = torch.Generator().manual_seed(3)
     batch = one.batch(samples=1, generator=generator)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_energy_is_that_of_the_first_random_hypotheses(records, body, model):
 
 
 def test_a_single_hypothesis_has_a_curve(records, body, model):
-    table = curves.curve(model, body, records[slice(0, 1)], [1])
+    table = measurements.mesh_curve(model, body, records[slice(0, 1)], [1])
     assert len(table) == 1
     assert np.isfinite(table.to_numpy()).all()
 
@@ -68,28 +68,27 @@ def tiny(base):
 def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(curves, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(curves, "SIZES", {"smoke": (3, 5)})
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(measurements, "COUNTS", (1, 2, 5))
     monkeypatch.setitem(ablations.STUDIES, "components", lambda sizes: tiny(sizes.study))
     with pytest.raises(FileNotFoundError, match="no run of study 'curves' is finished"):
-        curves.publish("smoke")
+        measurements.CURVES.publish("smoke")
 
-    rows = curves.rows("smoke")
-    assert rows.groupby("variant").size().to_dict() == {"prohmr": 9, "realnvp": 9, "mask": 9}
+    rows = measurements.CURVES.rows("smoke")
+    assert rows.groupby("variant").size().to_dict() == {"prohmr": 12, "realnvp": 12, "mask": 12}
     assert sorted(set(rows.n)) == [1, 2, 5]
-    assert len(list((tmp_path / "runs" / "evaluations").glob("curve-*"))) == 3
+    assert len(list((tmp_path / "runs" / "evaluations").glob("curves-*"))) == 3
     assert {"seed", "key", "seconds", "pve_best", "pve_expected", "energy_score"} <= set(rows)
 
     def fail(*_, **__):
         raise AssertionError("measured twice")
 
-    monkeypatch.setattr(curves, "curve", fail)
-    assert curves.main(["smoke"]) == 0
+    monkeypatch.setattr(measurements, "mesh_curve", fail)
+    assert measurements.main(["--measure", "curves", "--profile", "smoke"]) == 0
     about = json.loads((tmp_path / "results" / "smoke-curves.json").read_text())
     assert (about["study"], about["runs"], about["missing"]) == ("curves", 3, 0)
     monkeypatch.setattr(runs, "RUNS", tmp_path / "nowhere")
-    again = curves.rows("smoke")
+    again = measurements.CURVES.rows("smoke")
     pd.testing.assert_frame_equal(again, rows, check_dtype=False, rtol=2e-3, atol=1e-2)
     assert not (tmp_path / "nowhere").exists()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from humr import storage
-from humr.experiments import ablations, lifting_curves, results, runs, studies
+from humr.experiments import ablations, measurements, runs
 from humr.experiments.ablations import Variant, changed
 from humr.licensed import lifting
 from humr.lifting import evaluation
@@ -45,28 +45,28 @@ def data(generator) -> LiftingRecords:
 
 
 def test_rows_are_of_the_ambiguous_images_by_their_number_in_the_split(data):
-    table = lifting_curves.curve(Toy(), data, 20)
+    table = measurements.lifting_curve(Toy(), data, 20)
     assert set(table["image"]) == {0, 2, 4, 6}
     assert not table.duplicated(["image", "n"]).any()
     assert sorted(set(table["n"])) == [1, 2, 5, 10, 20]
     assert set(table.columns) == {
-        "image", "n", "mpjpe_kmeans", "pa_mpjpe_kmeans", *lifting_curves.MEASURED,
-        *("noise_" + name for name in lifting_curves.MEASURED),
+        "image", "n", "mpjpe_kmeans", "pa_mpjpe_kmeans", *measurements.LIFTED,
+        *("noise_" + name for name in measurements.LIFTED),
     }  # fmt: skip
     clustered = table.groupby("n")["mpjpe_kmeans"].count()
     assert clustered.to_dict() == {1: 0, 2: 0, 5: 4, 10: 4, 20: 0}
 
 
 def test_depth_spread_is_that_of_the_system(data):
-    found = lifting_curves.depth_spread(Toy(), data, hypotheses=400)
+    found = measurements.depth_spread(Toy(), data, hypotheses=400)
     assert found == pytest.approx(WIDTH[2], rel=0.02)
 
 
 def test_the_baseline_has_the_noise_of_the_condition(data):
     """Its first draw errs by the distance to the truth that the condition's Gaussians make."""
-    table = lifting_curves.curve(Toy(), data, 5).query("n == 1")
+    table = measurements.lifting_curve(Toy(), data, 5).query("n == 1")
     hard = data[data.ambiguous.nonzero()[:, 0]]
-    depth = lifting_curves.depth_spread(Toy(), hard, hypotheses=5)
+    depth = measurements.depth_spread(Toy(), hard, hypotheses=5)
     noise = evaluation.NoiseBaseline(Toy(), depth)
     seen, generator = hard.batch(), torch.Generator().manual_seed(0)
     drawn = noise.sample(seen, 5, generator=generator)
@@ -75,36 +75,37 @@ def test_the_baseline_has_the_noise_of_the_condition(data):
 
 
 def test_clusters_are_better_than_as_many_samples(data):
-    table = lifting_curves.curve(Toy(), data, 20).query("n == 5")
+    table = measurements.lifting_curve(Toy(), data, 20).query("n == 5")
     assert (table["mpjpe_kmeans"] < table["mpjpe_expected"]).all()
 
 
 def test_there_must_be_ambiguous_images(data):
     with pytest.raises(ValueError, match="none of the 4 images is ambiguous"):
-        lifting_curves.curve(Toy(), data[torch.tensor([1, 3, 5, 7])], 5)
+        measurements.lifting_curve(Toy(), data[torch.tensor([1, 3, 5, 7])], 5)
 
 
 def test_licensed_curves_are_of_all_hard_images(licensed, tmp_path, monkeypatch):
     """H36MA has three images, with numbers of its own."""
     monkeypatch.setattr(lifting, "ROOT", licensed)
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
-    monkeypatch.setattr(lifting_curves, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runs, "load", lambda *_: (Toy(), {}))
-    monkeypatch.setattr(studies, "described", lambda job, rows: rows)
+    monkeypatch.setattr(runs, "described", lambda job, rows: rows)
     weights = tmp_path / "best"
     weights.with_suffix(".safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(studies, "checkpoint", lambda job: weights)
+    weights.with_suffix(".json").write_text('{"system": "lifting_paper"}')
+    monkeypatch.setattr(runs, "checkpoint", lambda job: weights)
     item = ablations.variant("lifting", "full", "paper-smoke")
-    table = lifting_curves.measured(item, "paper-smoke")
+    table = measurements.LIFTING_CURVES.measure(item, "paper-smoke")
     assert sorted(set(table["image"])) == [0, 1, 2]
     assert sorted(set(table["n"])) == [1, 2, 5, 10, 20]
     (kept,) = (tmp_path / "runs" / "evaluations").iterdir()
-    assert lifting_curves.measured(item, "paper-smoke").equals(table)
+    assert measurements.LIFTING_CURVES.measure(item, "paper-smoke").equals(table)
     formats.write_lifting_world(tmp_path / "other")
     formats.write_pickle(tmp_path / "other" / "h36m", "test", formats.people(8, seed=9))
     monkeypatch.setattr(lifting, "ROOT", tmp_path / "other")
     with pytest.raises(ValueError, match="none of the 0 images is ambiguous"):
-        lifting_curves.measured(item, "paper-smoke")  # other files are measured anew
+        measurements.LIFTING_CURVES.measure(item, "paper-smoke")  # other files are measured anew
     assert list(kept.parent.iterdir()) == [kept]
 
 
@@ -119,8 +120,7 @@ def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(
 ):
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(lifting_curves, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(storage.Store, "generate", empty)
     monkeypatch.setattr(storage.Store, "load", lambda self, split: data)
 
@@ -130,21 +130,21 @@ def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(
 
     monkeypatch.setitem(ablations.STUDIES, "lifting", tiny)
     with pytest.raises(FileNotFoundError, match="no run of study 'lifting_curves' is finished"):
-        lifting_curves.publish("smoke")
+        measurements.LIFTING_CURVES.publish("smoke")
 
-    rows = lifting_curves.rows("smoke")
+    rows = measurements.LIFTING_CURVES.rows("smoke")
     assert len(rows) == 4 * 5
     assert {"variant", "seed", "key", "seconds"} <= set(rows)
-    assert len(list((tmp_path / "runs" / "evaluations").glob("lifting-curve-*"))) == 1
+    assert len(list((tmp_path / "runs" / "evaluations").glob("lifting_curves-*"))) == 1
 
     def fail(*_, **__):
         raise AssertionError("measured twice")
 
-    monkeypatch.setattr(lifting_curves, "curve", fail)
-    assert lifting_curves.main(["smoke"]) == 0
+    monkeypatch.setattr(measurements, "lifting_curve", fail)
+    assert measurements.main(["--measure", "lifting_curves", "--profile", "smoke"]) == 0
     about = json.loads((tmp_path / "results" / "smoke-lifting_curves.json").read_text())
     assert (about["study"], about["runs"], about["missing"]) == ("lifting_curves", 1, 0)
     monkeypatch.setattr(runs, "RUNS", tmp_path / "nowhere")
-    again = lifting_curves.rows("smoke")
+    again = measurements.LIFTING_CURVES.rows("smoke")
     pd.testing.assert_frame_equal(again, rows, check_dtype=False, rtol=2e-3, atol=1e-2)
     assert not (tmp_path / "nowhere").exists()
