@@ -89,7 +89,7 @@ class LiftingData(Protocol):
 
 @dataclass(frozen=True)
 class Inputs:
-    """How a system was told to read the heatmaps (`LiftingRule` of its run)."""
+    """How a system reads the heatmaps, as the `LiftingRule` of its run says."""
 
     gaussians: str = "fit"
     doubled: bool = True
