@@ -101,7 +101,10 @@ class Constants:
 
     def write(self, checkpoint: Path, about: dict[str, Any]) -> Path:
         """Store them beside the weights of `checkpoint`, with the hash of these."""
-        values = {n: _plain(v) for n, v in vars(self).items()}
+        values = {
+            name: v.double().round(decimals=6).tolist() if isinstance(v, Tensor) else v
+            for name, v in vars(self).items()
+        }
         weights = digest(checkpoint.with_suffix(".safetensors"))
         record = {**about, "checkpoint": weights, "constants": values}
         path = constants_path(checkpoint)
@@ -133,13 +136,6 @@ class Constants:
 def constants_path(checkpoint: Path) -> Path:
     """Where the constants of a checkpoint live."""
     return checkpoint.with_name(f"{checkpoint.name}_refine.json")
-
-
-def _plain(value: Tensor | float) -> Any:  # noqa: ANN401
-    """Round to six digits after the point; tensors become lists."""
-    if isinstance(value, Tensor):
-        return [_plain(part) for part in value] if value.ndim else round(float(value), 6)
-    return round(value, 6)
 
 
 @dataclass(frozen=True)

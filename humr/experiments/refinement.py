@@ -7,7 +7,7 @@ read the open world of the profile that trained the shipped model. Nothing is ch
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from humr import evaluation, metrics, refine
 from humr.batches import Batch
 from humr.bodies.body import Body, load_body
 from humr.bodies.surface import vertex_weights
 from humr.config import World
-from humr.evaluation import Forecast, Truth
+from humr.evaluation import Forecast, RenderedTruth
 from humr.experiments import runs
 from humr.experiments.profiles import profile
 from humr.files import digest, provenance, say, shown
@@ -192,7 +191,7 @@ def refined_draw(model: Humr, body: Body, constants: Constants, count: int) -> D
     return draw
 
 
-def forecast(drawn: Hypotheses, truth: Truth, body: Body) -> Forecast:
+def forecast(drawn: Hypotheses, truth: RenderedTruth, body: Body) -> Forecast:
     """What `evaluation` measures, of hypotheses that each have their own shape and camera."""
     parts = zip(vars(drawn.mode).values(), vars(drawn.samples).values(), strict=True)
     people = People(*(torch.cat([mode[:, None], rest], 1) for mode, rest in parts))
@@ -200,14 +199,14 @@ def forecast(drawn: Hypotheses, truth: Truth, body: Body) -> Forecast:
     root = common[..., list(evaluation.HIPS), :].mean(-2, keepdim=True)
     surface = people.vertices(body) - root
     distance = (surface - truth.vertices[:, None]).norm(dim=-1)
-    target = truth.common14[:, None]
+    target = truth.joints[:, None]
     pose = [metrics.mpjpe(common - root, target), metrics.pa_mpjpe(common - root, target)]
     errors = torch.cat([torch.stack(pose, -1), distance @ vertex_weights(body)], -1)
     coco = people.keypoints(body, "coco17")
     return Forecast(common - root, coco, errors, surface.mean(1))
 
 
-def picture(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
+def picture(drawn: Forecast, truth: RenderedTruth) -> dict[str, Tensor]:
     """Distances to the detector's certain joints, px of a 256 px box, and the share within .05."""
     projected = truth.batch.to_crop(drawn.coco17)
     target = truth.batch.keypoints[:, None, :, :2]
@@ -221,7 +220,7 @@ def picture(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     return columns
 
 
-def whole(mode: People, truth: Truth) -> dict[str, Tensor]:
+def whole(mode: People, truth: RenderedTruth) -> dict[str, Tensor]:
     """Errors of the mode's root rotation (degrees) and depth (share), and of its betas."""
     batch = truth.batch
     root = geodesic_distance(mode.rotations[:, 0], batch.rotations[:, 0])
@@ -239,28 +238,29 @@ def measured(
 ) -> pd.DataFrame:
     """Return one row per image of hypotheses that `draw` makes."""
     generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for start in tqdm(range(0, len(records), batch), desc="refinement", mininterval=2):
-        part = records[slice(start, start + batch)]
-        truth = part.truth(body, samples=HEATMAP_SAMPLES, generator=generator)
-        began = time.perf_counter()
-        found, facts = draw(truth.batch, generator)
-        seconds = (time.perf_counter() - began) / len(part)
-        drawn = forecast(found, truth, body)
-        columns = {
-            **evaluation.accuracy(drawn, truth),
-            **evaluation.scores(drawn, truth),
-            **evaluation.consistency(drawn, truth),
-            **evaluation.calibration(drawn, truth),
-            **picture(drawn, truth),
-            **whole(found.mode, truth),
-            **facts,
-            "hidden": truth.hidden.sum(-1),
-        }
-        frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        frame.insert(0, "image", range(start, start + len(part)))
-        rows.append(frame.assign(seconds=seconds))
-    return pd.concat(rows, ignore_index=True)
+
+    def parts() -> Iterator[evaluation.Columns]:
+        for here in evaluation.parts_of(len(records), 1, batch=batch, held=batch):
+            part = records[slice(here.start, here.stop)]
+            truth = part.truth(body, samples=HEATMAP_SAMPLES, generator=generator)
+            began = time.perf_counter()
+            found, facts = draw(truth.batch, generator)
+            seconds = (time.perf_counter() - began) / len(part)
+            drawn = forecast(found, truth, body)
+            yield {
+                "image": here,
+                "seconds": seconds,
+                **evaluation.accuracy(drawn, truth),
+                **evaluation.scores(drawn, truth),
+                **evaluation.consistency(drawn, truth),
+                **evaluation.calibration(drawn, truth),
+                **picture(drawn, truth),
+                **whole(found.mode, truth),
+                **facts,
+                "hidden": truth.hidden.sum(-1),
+            }
+
+    return evaluation.table(parts())
 
 
 def miscalibration(rows: pd.DataFrame) -> float:
