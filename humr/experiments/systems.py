@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from math import nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from humr import evaluation, training
 from humr.batches import Batch
@@ -35,10 +33,9 @@ from humr.licensed.datasets import (
     ProposePaperRun,
 )
 from humr.licensed.evaluation import with_diagonal
-from humr.licensed.human36m import CELLS, LicensedLifting
+from humr.licensed.human36m import LicensedLifting
 from humr.lifting import world
 from humr.lifting.config import (
-    GROUPS,
     LiftingModel,
     LiftingRule,
     LiftingRun,
@@ -88,67 +85,12 @@ def records(config: LiftedWorld, split: str) -> Images:
     return lifting_store(config).make_and_load(split)
 
 
-def ambiguous(config: LiftedWorld) -> Images:
-    """Read the ambiguous test images; there are none where only 2D poses are known."""
-    images = records(config, config.hard)
-    return images[images.ambiguous]
-
-
-def true_points(config: LiftedWorld, split: str) -> Images:
-    """Read a split with the true 2D poses in place of the detector's; Gaussians stay."""
-    images = records(config, split)
-    if isinstance(images, LiftingRecords):
-        return replace(images, keypoints=images.true_keypoints)
-    if isinstance(config, Human36m) and (split in GROUPS or config.poses == "gt"):
-        return images  # they have no others
-    raise ValueError(
-        f"the true 2D poses of {split!r} are not in the files that it is read from; expected one "
-        f"of {', '.join(GROUPS)}, or poses='gt'"
-    )
-
-
 # ----------------------------------------------------------------------- what is seen
 
 
 def actions(config: LiftedWorld) -> tuple[str, ...]:
     """Names of the actions of training and test."""
     return human36m.ACTIONS if isinstance(config, Human36m) else world.ACTIONS
-
-
-def people(config: LiftedWorld, split: str) -> set[tuple[object, ...]]:
-    """Who is seen in a split: body shapes of the open world, or data set and number."""
-    if isinstance(config, LiftingWorld):
-        shapes = world.split_setting(config, split).setting.subjects
-        assert shapes is not None
-        return {tuple(shape) for shape in shapes.tolist()}
-    name = "MPI-INF-3DHP" if split in GROUPS else config.label
-    return {(name, number) for number in records(config, split).subject.tolist()}
-
-
-def widths(images: Images) -> Float[Tensor, "images 16"]:
-    """Standard deviation along the larger axis of every Gaussian (MPII16), the paper's pixels."""
-    gaussians = images.gaussians()
-    if isinstance(images, LiftingRecords):
-        gaussians = gaussians.derived()
-    return gaussians.sigma[..., 1]
-
-
-def facts(images: Images) -> dict[str, int | float]:
-    """What a table says of some images; NaN where only the open world knows.
-
-    Errors of 2D joints count cells of the heatmap.
-    """
-    seen: dict[str, int | float] = {
-        "images": len(images),
-        "ambiguous (%)": round(100 * images.ambiguous.float().mean().item()),
-    }
-    error, focal = nan, nan
-    if isinstance(images, LiftingRecords):
-        cells = images.window[:, 2, None] / CELLS
-        off = torch.linalg.vector_norm(images.keypoints - images.true_keypoints, dim=-1) / cells
-        error = round(off.median().item(), 2)
-        focal = round((images.focal / images.image_size.amax(1)).mean().item(), 2)
-    return seen | {"2D error, median (cells)": error, "focal / image side": focal}
 
 
 TRAINING = ("train", "validation")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lifting_formats import WORLD
+from notebook_code import functions
 
 from humr import storage
 from humr.experiments import systems
@@ -56,22 +57,22 @@ def test_ambiguous_images(made):
     """H36MA is more than the hard images of the test set; 2D poses alone are never hard."""
     made.fits[:, :, 3:] = torch.tensor([1.0, 0, 1])
     made.fits[1, 9, 3] = 1e3
-    assert torch.equal(systems.ambiguous(OPEN).joints, made.joints[[1]])
+    assert systems.records(OPEN, OPEN.hard).ambiguous.nonzero().tolist() == [[1]]
     assert systems.records(WORLD, "test").ambiguous.sum() == 1
-    hard = systems.ambiguous(WORLD)
-    np.testing.assert_allclose(hard.joints, formats.people(8, seed=2)[:3] / 1000, atol=1e-6)
-    assert len(systems.ambiguous(ALONE)) == 0
+    hard = systems.records(WORLD, WORLD.hard)
+    joints = hard[hard.ambiguous].joints
+    np.testing.assert_allclose(joints, formats.people(8, seed=2)[:3] / 1000, atol=1e-6)
+    assert not systems.records(ALONE, ALONE.hard).ambiguous.any()
 
 
 def test_true_points(made):
-    exact = systems.true_points(OPEN, "test")
+    (true_points,) = functions("27", "true_points")
+    exact = true_points(OPEN, "test")
     assert torch.equal(exact.keypoints, made.true_keypoints)
     assert torch.equal(exact.fits, made.fits)
-    same = systems.true_points(WORLD, "outdoor")
+    same = true_points(WORLD, "outdoor")
     poses = np.concatenate([formats.people(3, seed=3 + n)[[0, 2]] for n in (5, 6)])
     np.testing.assert_allclose(same.points, formats.mpii(formats.seen(poses)), rtol=1e-5)
-    with pytest.raises(ValueError, match="the true 2D poses of 'test' are not in the files"):
-        systems.true_points(WORLD, "test")
 
 
 def test_actions_are_those_of_training_in_the_order_of_the_world():
@@ -83,20 +84,23 @@ def test_actions_are_those_of_training_in_the_order_of_the_world():
 
 @pytest.mark.parametrize("config", [OPEN, WORLD, ALONE])
 def test_nobody_is_in_two_tested_splits(made, config):
-    people = [systems.people(config, split) for split in ("test", *GROUPS)]
-    assert all(people)
-    assert len(set().union(*people)) == sum(map(len, people))
+    (people,) = functions("22", "people")
+    seen = [people(config, split) for split in ("test", *GROUPS)]
+    assert all(seen)
+    assert len(set().union(*seen)) == sum(map(len, seen))
 
 
 def test_people_have_the_name_of_their_data_set(made):
-    assert systems.people(WORLD, "test") == {("Human3.6M", 9), ("Human3.6M", 11)}
-    assert systems.people(WORLD, "rooms") == {("MPI-INF-3DHP", 3), ("MPI-INF-3DHP", 4)}
-    assert len(systems.people(OPEN, "test")) == OPEN.subjects
+    (people,) = functions("22", "people")
+    assert people(WORLD, "test") == {("Human3.6M", 9), ("Human3.6M", 11)}
+    assert people(WORLD, "rooms") == {("MPI-INF-3DHP", 3), ("MPI-INF-3DHP", 4)}
+    assert len(people(OPEN, "test")) == OPEN.subjects
 
 
 def test_widths_are_of_the_larger_axis(made):
+    (widths,) = functions("21", "widths")
     for images in (made, systems.records(WORLD, "ambiguous")):
-        width = systems.widths(images)
+        width = widths(images)
         assert width.shape == (3, 16)
         assert torch.equal((width > AMBIGUOUS).any(1), images.ambiguous)
     values = systems.records(WORLD, "ambiguous").fits[0, 0, 3:]
@@ -112,14 +116,15 @@ def test_facts(made):
         for i in range(3)
         for j in range(17)
     ]
-    found = systems.facts(made)
+    (facts,) = functions("22", "facts")
+    found = facts(made)
     assert found == {
         "images": 3,
         "ambiguous (%)": round(100 * sum(made.ambiguous.tolist()) / 3),
         "2D error, median (cells)": pytest.approx(np.median(errors), abs=0.006),
         "focal / image side": 1.25,
     }
-    licensed = systems.facts(systems.records(WORLD, "test"))
+    licensed = facts(systems.records(WORLD, "test"))
     assert list(licensed) == list(found)
     assert list(licensed.values())[:2] == [4, 25]
     assert np.isnan(list(licensed.values())[2:]).all()
