@@ -126,8 +126,8 @@ class Humr(nn.Module):
     def noise(
         self, batch: int, count: int, generator: torch.Generator
     ) -> Float[Tensor, "batch hypotheses dim"]:
-        """Draw standard normal noise on the generator's device and move it to the model's."""
-        return normal((batch, count, DIM), self.flow.mean, generator)
+        """Draw standard normal noise, the same numbers whatever the model's device and type."""
+        return normal((batch, count, DIM), self.flow.mean.float(), generator)
 
     @torch.no_grad()
     def sample(self, batch: Batch, count: int, *, generator: torch.Generator) -> Hypotheses:

@@ -1,4 +1,11 @@
-"""HuMR's objective: which loss is given what; every switch between paper and official code."""
+r"""HuMR's objective: which loss gets what; every switch between paper and official code.
+
+$$L = w_\text{nll} L_\text{nll} + w_\text{shape} L_\text{shape} + w_\text{2D} L_\text{2D}
+  + w_\text{orth} L_\text{orth} + w_\text{heatmap} L_\text{heatmap} + w_\text{mask} L_\text{mask}$$
+
+Each $L$ is a function of `losses`. The first four are of the mode and the labels; heatmap and mask
+loss are of random hypotheses and of what the detector saw.
+"""
 
 from dataclasses import dataclass, fields, replace
 
@@ -67,17 +74,20 @@ class HumrObjective(nn.Module):
         every = torch.ones_like(batch.has_pose)
         terms = {
             "nll": (self._nll, batch.has_pose),
-            "shape": (self._shape, batch.has_pose),
+            "shape": (lambda d: losses.shape(d.observation.betas, batch.betas), batch.has_pose),
             "keypoints": (self._keypoints, batch.has_points),
-            "orthonormal_mode": (_orthonormal_mode, every),
-            "orthonormal_samples": (_orthonormal_samples, every),
+            "orthonormal_mode": (lambda d: losses.orthonormality(d.mode.sixd), every),
+            "orthonormal_samples": (
+                lambda d: losses.orthonormality(d.samples.sixd).mean(-1),
+                every,
+            ),
             "heatmap": (self._heatmap, every),
             "mask": (self._mask, every),
-            "camera": (_camera, every),
+            "camera": (lambda d: losses.camera_scale(d.observation.weak[:, 0]), every),
             "random_keypoints": (self._random_keypoints, batch.has_points),
         }
         return {
-            name: _mean(term(drawn), valid)
+            name: torch.where(valid, term(drawn), 0).sum() / valid.sum().clamp_min(1)
             for name, (term, valid) in terms.items()
             if getattr(self.weights, name) > 0
         }
@@ -95,18 +105,16 @@ class HumrObjective(nn.Module):
         observation = model.observe(batch, context)
         noise = model.noise(len(batch), self.hypotheses, generator)
         people = model.people(observation, torch.cat([torch.zeros_like(noise[:, :1]), noise], 1))
-        mode, samples = people[:, 0], people[:, 1:]
-        truth = self._truth(batch)
-        blur = normal((len(batch), DIM), truth, generator)
+        samples, truth = people[:, 1:], self._truth(batch)
         return Step(
-            batch,
-            observation,
-            mode,
-            samples,
-            batch.to_crop(samples.keypoints(self.body, "coco17")),
-            truth,
-            self._targets(batch, truth),
-            blur,
+            batch=batch,
+            observation=observation,
+            mode=people[:, 0],
+            samples=samples,
+            projected=batch.to_crop(samples.keypoints(self.body, "coco17")),
+            truth=truth,
+            targets=self._targets(batch, truth),
+            blur=normal((len(batch), DIM), truth.float(), generator),
         )
 
     def _truth(self, batch: Batch) -> Tensor:
@@ -122,9 +130,6 @@ class HumrObjective(nn.Module):
         sixd = sixd + self.supervision.target_noise * drawn.blur
         log_prob = self.model.flow.log_prob(sixd[:, None], drawn.observation.condition)
         return losses.nll(log_prob[:, 0], DIM)
-
-    def _shape(self, drawn: Step) -> Tensor:
-        return losses.shape(drawn.observation.betas, drawn.batch.betas)
 
     def _keypoints(self, drawn: Step) -> Tensor:
         """L1 distance of the mode's projected body joints to the labels'.
@@ -166,8 +171,7 @@ class HumrObjective(nn.Module):
         if rule.mask_target == "own":
             return losses.mask_loss(drawn.projected, batch.mask, samples, valid, invisible, **gate)
         samples = torch.cat([samples, drawn.truth[:, None]], 1)
-        labelled = batch.has_points[:, None, None].expand_as(valid[:, :1])
-        valid = torch.cat([valid, labelled], 1)
+        valid = torch.cat([valid, batch.has_points[:, None, None].expand_as(valid[:, :1])], 1)
         return losses.mask_loss(
             drawn.projected, batch.mask, samples, valid, invisible, any_joint=True, **gate
         )
@@ -195,7 +199,11 @@ class HumrObjective(nn.Module):
         trusted = batch.has_points & self._mask_holds(truth, batch)
         targets = replace(targets, invisible=targets.invisible & trusted[:, None])
         if rule.window:
-            targets = replace(targets, uncertain=targets.uncertain & _in_window(batch))
+            if batch.given is None:
+                raise ValueError(
+                    "supervision.window needs given 2D labels; the open world has none"
+                )
+            targets = replace(targets, uncertain=targets.uncertain & batch.given.in_window)
         return supervision_variant(targets, rule.follow, batch.has_points)
 
     def _confidence(self, batch: Batch) -> Tensor:
@@ -241,25 +249,3 @@ def supervision_variant(
         "all": inside & labelled,
     }[follow]
     return replace(targets, uncertain=torch.zeros_like(uncertain), valid=valid)
-
-
-def _in_window(batch: Batch) -> Tensor:
-    if batch.given is None:
-        raise ValueError("supervision.window needs given 2D labels; the open world has none")
-    return batch.given.in_window
-
-
-def _orthonormal_mode(drawn: Step) -> Tensor:
-    return losses.orthonormality(drawn.mode.sixd)
-
-
-def _orthonormal_samples(drawn: Step) -> Tensor:
-    return losses.orthonormality(drawn.samples.sixd).mean(-1)
-
-
-def _camera(drawn: Step) -> Tensor:
-    return losses.camera_scale(drawn.observation.weak[:, 0])
-
-
-def _mean(values: Float[Tensor, " batch"], valid: Tensor) -> Tensor:
-    return torch.where(valid, values, 0).sum() / valid.sum().clamp_min(1)
