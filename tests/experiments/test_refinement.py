@@ -115,6 +115,16 @@ def test_rows_of_flow_and_refinement(fitted, body, records, monkeypatch):
     assert {"turned", "certain"} <= set(rows[1]) - set(rows[0])
 
 
+def test_the_energy_score_decides_among_the_calibrated():
+    def line(temperature, miscalibration, score):
+        names = ("temperature", "miscalibration", "energy_score")
+        return dict(zip(names, (temperature, miscalibration, score), strict=True))
+
+    tried = [line(1.2, 0.05, 90.0), line(1.4, 0.015, 91.0), line(1.5, 0.01, 92.0)]
+    assert refinement.choose_temperature(tried) == 1.4
+    assert refinement.choose_temperature(tried[:1]) == 1.2
+
+
 def test_miscalibration_is_the_mean_gap():
     columns = {
         f"cover{level}_{axes}_{seen}": [level / 100 - 0.1, level / 100 - 0.1]
