@@ -1,9 +1,8 @@
 r"""Official checkpoints become our networks: HuMR (WACV 2025) and the lifting flow (ICCV 2021).
 
-Reading is strict and runs nothing that is in a file (`strict_weights`). What comes out is
-`mesh.Humr` with its image backbone, or `lifting.LiftingFlow`; `convert_humr` and `convert_lifting`
-(``python3 -m humr convert humr FILE STEM``) write them as checkpoints of ours, and from there on
-nothing is special.
+Reading is strict and runs nothing that is in a file (`readers`). What comes out is `Humr` with its
+image backbone `HRNet`, or `LiftingFlow`; ``python3 -m humr convert humr FILE STEM`` writes them as
+checkpoints of ours, and from there on nothing is special.
 
 **Lifting.** The official vectors are $(x_0 \ldots x_{15}, y_0 \ldots, z_0 \ldots)$, ours are joint
 after joint, and the first coupling's halves differ as sets: no reordering of weights can help.
@@ -34,7 +33,6 @@ from torch.nn import functional
 from humr.config import Model, to_dict
 from humr.files import digest, existing, say, shown
 from humr.flows import FixedPermutation
-from humr.licensed import readers
 from humr.licensed.datasets import LICENSED, LiftingPaperRun, PaperRun
 from humr.licensed.inventory import PUBLISHERS
 from humr.licensed.readers import check, fill, load
@@ -43,16 +41,26 @@ from humr.lifting.flow import LATENT, POINTS, POSE, LiftingFlow
 from humr.model import BETAS, Humr
 from humr.storage import save_model
 
-# HRNet-W48 as HuMR's image backbone: a 224 x 224 crop to 720 numbers.
-#
-# Four branches at strides 4, 8, 16 and 32 work side by side and exchange what they found (Sun et
-# al. 2019, *Deep High-Resolution Representation Learning*). At the end, strided convolutions
-# bring the three finer branches down to the coarsest; side by side they have 48 + 96 + 192 + 384
-# channels, whose means over the image are the feature (BEDLAM-CLIFF, HuMR).
-#
-# Names of parameters are those of the official weights. The backbone is frozen: nothing in it
-# needs a gradient, and it stays in evaluation mode whatever is asked of it.
+# Top level of HuMR's Lightning file.
+LIGHTNING = {"state_dict", "epoch", "global_step", "pytorch-lightning_version", "optimizer_states",
+             "lr_schedulers", "callbacks", "loops", "hyper_parameters"}  # fmt: skip
+# Body models and joint regressors: no part of the network. A body file takes their place.
+IGNORED = ("smplx.", "smpl_neutral.", "model.smpl.")
+OURS_ALONE = ("encoder.feature_mean", "encoder.feature_std", "flow.mean", "flow.std")
+BACKBONE = "ckpt/bedlam_cliff_3dpw_ft_backbone.pth"
+CHANNELS = 15  # all four branches of the backbone, in widths of the finest
+LIFTING = LiftingModel(hidden=1028)
+SLOPE = 0.636  # FrEIA's 2 / pi
+HUMR_SITE = PUBLISHERS["HuMR weights"].site
+LIFTING_SITE = "the repository of its authors (ICCV 2021), which links it"
 
+# ------------------------------------------------------------------------------- HRNet
+#
+# HRNet-W48 as HuMR's image backbone: a 224 x 224 crop to 720 numbers. Four branches at strides 4,
+# 8, 16 and 32 work side by side and exchange what they found (Sun et al. 2019, *Deep
+# High-Resolution Representation Learning*). At the end, strided convolutions bring the three
+# finer branches down to the coarsest; side by side they have 48 + 96 + 192 + 384 channels, whose
+# means over the image are the feature (BEDLAM-CLIFF, HuMR). Names of parameters are the official.
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have as many branches as their number
 STEM, WIDE = 64, 256  # channels before and after stage 1
@@ -64,10 +72,13 @@ def _conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
-def _halving(inputs: int, outputs: int, *, relu: bool = True) -> nn.Sequential:
+def _normed(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(_conv(inputs, outputs, size, stride), nn.BatchNorm2d(outputs))
+
+
+def _halving(inputs: int, outputs: int) -> nn.Sequential:
     """Half the resolution."""
-    layers = [_conv(inputs, outputs, stride=2), nn.BatchNorm2d(outputs)]
-    return nn.Sequential(*layers, *[nn.ReLU()] * relu)
+    return _normed(inputs, outputs, stride=2).append(nn.ReLU())
 
 
 class Residual(nn.Module):
@@ -83,10 +94,8 @@ class Residual(nn.Module):
         for number, ((before, after), size) in enumerate(steps, 1):
             self.add_module(f"conv{number}", _conv(before, after, size))
             self.add_module(f"bn{number}", nn.BatchNorm2d(after))
-        outputs = widths[-1]
-        self.downsample = nn.Identity() if inputs == outputs else nn.Sequential(
-            _conv(inputs, outputs, 1), nn.BatchNorm2d(outputs)
-        )  # fmt: skip
+        same = inputs == widths[-1]
+        self.downsample = nn.Identity() if same else _normed(inputs, widths[-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -98,21 +107,14 @@ class Residual(nn.Module):
         return functional.relu(change + self.downsample(x))
 
 
-def _basic(width: int) -> Residual:
-    return Residual(width, (width, width), (3, 3))
-
-
-def _bottleneck(inputs: int) -> Residual:
-    return Residual(inputs, (STEM, STEM, WIDE), (1, 3, 1))
-
-
 class Exchange(nn.Module):
     """Four basic blocks per branch; then every branch receives the sum of all, resampled."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(_basic(width) for _ in range(4))) for width in widths
+            nn.Sequential(*(Residual(width, (width, width), (3, 3)) for _ in range(4)))
+            for width in widths
         )
         self.fuse_layers = nn.ModuleList(
             nn.ModuleList(_resampling(widths, source, target) for source in range(len(widths)))
@@ -136,34 +138,25 @@ def _resampling(widths: Sequence[int], source: int, target: int) -> nn.Module:
     if steps == 0:
         return nn.Identity()
     if steps < 0:
-        layers = [_conv(inputs, outputs, 1), nn.BatchNorm2d(outputs)]
-        return nn.Sequential(*layers, nn.Upsample(scale_factor=2**-steps))
+        return _normed(inputs, outputs, 1).append(nn.Upsample(scale_factor=2**-steps))
     middle = [_halving(inputs, inputs) for _ in range(steps - 1)]
-    return nn.Sequential(*middle, _halving(inputs, outputs, relu=False))
-
-
-def _stage(widths: Sequence[int], modules: int) -> nn.Sequential:
-    return nn.Sequential(*(Exchange(widths) for _ in range(modules)))
+    return nn.Sequential(*middle, _normed(inputs, outputs, stride=2))
 
 
 def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
     """Layers before a stage; the last one opens a branch of half the resolution."""
     old = [
-        nn.Identity() if i == o else nn.Sequential(_conv(i, o), nn.BatchNorm2d(o), nn.ReLU())
+        nn.Identity() if i == o else _normed(i, o).append(nn.ReLU())
         for i, o in zip(before, after[:-1], strict=True)
     ]
     return nn.ModuleList([*old, nn.Sequential(_halving(before[-1], after[-1]))])
 
 
-def _down(width: int, steps: int) -> nn.Sequential:
-    """Some halvings in one flat sequence."""
-    return nn.Sequential(*(layer for _ in range(steps) for layer in _halving(width, width)))
-
-
 class HRNet(nn.Module):
-    """The backbone; random weights until official ones are loaded (`official.read_humr`).
+    """The backbone; random weights until official ones are loaded.
 
-    `final_layer` belongs to the weights and is not used.
+    It is frozen: nothing in it needs a gradient, and it stays in evaluation mode whatever is asked
+    of it. `final_layer` belongs to the weights and is not used.
 
     Args:
         width: channels of the finest branch; each coarser one has twice as many. 48 in HuMR.
@@ -176,16 +169,20 @@ class HRNet(nn.Module):
         widths = [width * 2**branch for branch in range(4)]
         self.conv1, self.bn1 = _conv(3, STEM, stride=2), nn.BatchNorm2d(STEM)
         self.conv2, self.bn2 = _conv(STEM, STEM, stride=2), nn.BatchNorm2d(STEM)
-        self.layer1 = nn.Sequential(_bottleneck(STEM), *(_bottleneck(WIDE) for _ in range(3)))
-        self.transition1 = _transition([WIDE], widths[:2])
-        self.stage2 = _stage(widths[:2], MODULES[0])
-        self.transition2 = _transition(widths[:2], widths[:3])
-        self.stage3 = _stage(widths[:3], MODULES[1])
-        self.transition3 = _transition(widths[:3], widths)
-        self.stage4 = _stage(widths, MODULES[2])
-        self.downsample_stage_1 = _down(widths[0], 3)
-        self.downsample_stage_2 = _down(widths[1], 2)
-        self.downsample_stage_3 = _down(widths[2], 1)
+        self.layer1 = nn.Sequential(
+            *(Residual(inputs, (STEM, STEM, WIDE), (1, 3, 1)) for inputs in (STEM, *[WIDE] * 3))
+        )
+        before = [WIDE]
+        for number, modules in enumerate(MODULES, 1):
+            now = widths[: number + 1]
+            self.add_module(f"transition{number}", _transition(before, now))
+            stage = nn.Sequential(*(Exchange(now) for _ in range(modules)))
+            self.add_module(f"stage{number + 1}", stage)
+            before = now
+        for number, channels in enumerate(widths[:3], 1):
+            halvings = (_halving(channels, channels) for _ in range(4 - number))
+            layers = [layer for halving in halvings for layer in halving]
+            self.add_module(f"downsample_stage_{number}", nn.Sequential(*layers))
         self.final_layer = nn.Conv2d(width, JOINTS, 1)
         self.features = sum(widths)
         self.requires_grad_(requires_grad=False).eval()
@@ -205,36 +202,26 @@ class HRNet(nn.Module):
         x = functional.relu(self.bn1(self.conv1(images)))
         x = functional.relu(self.bn2(self.conv2(x)))
         maps = [self.layer1(x)]
-        for transition, stage in (
-            (self.transition1, self.stage2),
-            (self.transition2, self.stage3),
-            (self.transition3, self.stage4),
-        ):
+        for number in (1, 2, 3):
+            transition = self.get_submodule(f"transition{number}")
+            assert isinstance(transition, nn.ModuleList)
             sources = [*maps, maps[-1]]  # the new branch starts from the coarsest
-            maps = stage([layer(m) for layer, m in zip(transition, sources, strict=True)])
+            maps = [layer(source) for layer, source in zip(transition, sources, strict=True)]
+            maps = self.get_submodule(f"stage{number + 1}")(maps)
         return maps
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features"]:
         """Features of RGB crops with ImageNet's mean and deviation, 224 x 224 pixels in HuMR."""
-        fine, middle, coarse, coarsest = self.branches(images)
-        parts = [
-            self.downsample_stage_1(fine),
-            self.downsample_stage_2(middle),
-            self.downsample_stage_3(coarse),
-            coarsest,
-        ]
-        return torch.cat(parts, 1).mean((2, 3))
-
-
-WEIGHTS = "state_dict"  # the key, where a file has one
-BACKBONE = "ckpt/bedlam_cliff_3dpw_ft_backbone.pth"
+        *finer, coarsest = self.branches(images)
+        down = [self.get_submodule(f"downsample_stage_{n}")(m) for n, m in enumerate(finer, 1)]
+        return torch.cat([*down, coarsest], 1).mean((2, 3))
 
 
 def read_backbone(path: Path) -> HRNet:
     """Read the frozen backbone, bare weights under the names of `HRNet`; any width."""
-    state = readers.load(existing(path), WEIGHTS, set(), bare=True)[WEIGHTS]
+    state = load(existing(path), "state_dict", set(), bare=True)["state_dict"]
     last = state.get("final_layer.weight")
     if getattr(last, "ndim", None) != 4:
         raise ValueError(
@@ -242,22 +229,9 @@ def read_backbone(path: Path) -> HRNet:
             " Usual cause: a checkpoint of a whole network, or of another backbone"
         )
     network = HRNet(last.shape[1])
-    readers.check(shown(path), state, network.state_dict())
+    check(shown(path), state, network.state_dict())
     network.load_state_dict(state)
     return network
-
-
-LIGHTNING = {"state_dict", "epoch", "global_step", "pytorch-lightning_version", "optimizer_states",
-             "lr_schedulers", "callbacks", "loops", "hyper_parameters"}  # fmt: skip
-# Body models and joint regressors: no part of the network. A body file takes their place.
-IGNORED = ("smplx.", "smpl_neutral.", "model.smpl.")
-OURS_ALONE = ("encoder.feature_mean", "encoder.feature_std", "flow.mean", "flow.std")
-CHANNELS = 15  # all four branches of the backbone, in widths of the finest
-LIFTING = LiftingModel(hidden=1028)
-SLOPE = 0.636  # FrEIA's 2 / pi
-# Where the checkpoints are.
-HUMR_SITE = PUBLISHERS["HuMR weights"].site
-LIFTING_SITE = "the repository of its authors (ICCV 2021), which links it"
 
 
 # ------------------------------------------------------------------------------- HuMR
@@ -267,11 +241,8 @@ def read_humr(path: Path, model: Model | None = None) -> tuple[Humr, HRNet, Mode
     """Read HuMR's Lightning checkpoint: network, image backbone, and configuration.
 
     The clamp leaves no trace in the weights; it comes from the file's own settings, if there are
-    any (2 in the published configuration, 3 in the code's defaults).
-
-    Args:
-        path: the `.ckpt` file.
-        model: sizes other than the paper's.
+    any (2 in the published configuration, 3 in the code's defaults). `model` has sizes other than
+    the paper's.
     """
     content = load(_found(path, HUMR_SITE), "state_dict", LIGHTNING)
     model = model or Model()
@@ -309,21 +280,18 @@ def humr_from_official(
 ) -> tuple[Humr, HRNet]:
     """Build network and backbone from an official state dict; `name` is for errors."""
     humr, backbone = Humr(model), HRNet(model.features // CHANNELS)
-    weights = {key: value for key, value in state.items() if not _ignored(str(key))}
+    weights = {
+        key: value
+        for key, value in state.items()
+        if not str(key).startswith(IGNORED) and key != "J_regressor"
+    }
     check(name, weights, humr_to_official(humr, backbone))
     weights = {key.removeprefix("model."): value for key, value in weights.items()}
     start = torch.cat([weights["head.init_shape"], weights["head.init_cam"]], -1)[0]
     own = {ours: weights[theirs] for ours, theirs in _humr_names(humr)}
     fill(humr, {**own, "head.start": start})
-    parts = {
-        k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")
-    }
-    fill(backbone, parts)
+    fill(backbone, {key: weights[f"backbone.{key}"] for key in backbone.state_dict()})
     return humr, backbone
-
-
-def _ignored(key: str) -> bool:
-    return key.startswith(IGNORED) or key == "J_regressor"
 
 
 def humr_to_official(humr: Humr, backbone: HRNet) -> dict[str, Tensor]:
@@ -387,11 +355,8 @@ def read_lifting(
 ) -> tuple[LiftingFlow, LiftingModel]:
     """Read the `model.pt` of ICCV 2021: network and configuration.
 
-    Args:
-        path: the file.
-        sizes: those of the official network.
-        slope: 0.636 for the function that was trained; 2 / pi for the one that is printed, which
-            has log-scales 0.1 % larger with the same weights.
+    `sizes` are those of the official network. `slope` is 0.636 for the function that was trained;
+    2 / pi for the one that is printed, which has log-scales 0.1 % larger with the same weights.
     """
     net = load(_found(path, LIFTING_SITE), "net", {"net", "opt"})["net"]
     return lifting_from_official(net, sizes, slope=slope, name=shown(path))
@@ -405,7 +370,7 @@ def lifting_from_official(
     name: str = "the state dict",
 ) -> tuple[LiftingFlow, LiftingModel]:
     """Build the network from an official state dict; `name` is for errors."""
-    kappa = _kappa(slope)
+    kappa = slope * math.pi / 2
     config = replace(
         sizes, blocks=sizes.blocks + 1, coupling="affine_paper_clamp", clamp=kappa * sizes.clamp
     )
@@ -428,10 +393,9 @@ def lifting_to_official(model: LiftingFlow, *, slope: float = SLOPE) -> dict[str
 
     Exactly, if `slope` is 2 / pi; else the rows that predict log-scales were rounded.
     """
-    state = model.state_dict()
+    state, kappa = model.state_dict(), slope * math.pi / 2
     return {
-        theirs: _scaled(theirs, state[ours], 1 / _kappa(slope))
-        for ours, theirs in _lifting_names(model)
+        theirs: _scaled(theirs, state[ours], 1 / kappa) for ours, theirs in _lifting_names(model)
     }
 
 
@@ -441,10 +405,6 @@ def convert_lifting(path: Path, stem: Path, sizes: LiftingModel = LIFTING) -> No
     about = {"name": "official", "official": path.name, "sha256": digest(path)}
     run = to_dict(LiftingPaperRun(model=config))
     save_model(stem, model, {**about, "system": "lifting_paper", "run": run})
-
-
-def _kappa(slope: float) -> float:
-    return slope * math.pi / 2
 
 
 def _lifting_names(model: LiftingFlow) -> Iterator[tuple[str, str]]:
