@@ -23,6 +23,10 @@ from torch.nn import functional
 
 Condition = Tensor  # (batch, subnets, hidden): opaque outside this module
 Subnet = Callable[[int, int], nn.Module]
+Context = Float[Tensor, "batch context"]  # one vector per image
+Samples = Float[Tensor, "batch hypotheses dim"]
+PerSample = Float[Tensor, "batch hypotheses"]
+Projections = Float[Tensor, "batch projections hidden"]
 
 
 def official_clamp(u: Tensor, limit: float) -> Tensor:
@@ -64,7 +68,7 @@ class ConditionedSubnet(nn.Sequential):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def project(self, context: Float[Tensor, "batch context"]) -> Float[Tensor, "batch hidden"]:
+    def project(self, context: Context) -> Float[Tensor, "batch hidden"]:
         """Apply the context's columns and the bias of the first layer."""
         first = self._linear(0)
         return functional.linear(context, first.weight[:, self.passive :], first.bias)
@@ -122,27 +126,17 @@ class AdditiveCoupling(NICECouplingBlock):
         return _couple(self, x[0], c, rev=rev)
 
 
-def _affine(
-    dim: int, subnet: Subnet, limit: float, *, clamp: Callable[[Tensor, float], Tensor]
-) -> AffineCoupling:
-    def log_scale(u: Tensor) -> Tensor:
-        return clamp(u, limit)
+CLAMPS = {"affine": official_clamp, "affine_paper_clamp": paper_clamp}
+COUPLINGS = (*CLAMPS, "additive")
 
+
+def _coupling(name: str, dim: int, subnet: Subnet, limit: float) -> InvertibleModule:
+    if name == "additive":  # no scale, nothing to clamp
+        return AdditiveCoupling([(dim,)], subnet_constructor=subnet)
+    log_scale = partial(CLAMPS[name], limit=limit)
     return AffineCoupling(
         [(dim,)], subnet_constructor=subnet, clamp=1.0, clamp_activation=log_scale
     )
-
-
-def _additive(dim: int, subnet: Subnet, limit: float) -> AdditiveCoupling:
-    del limit  # no scale, nothing to clamp
-    return AdditiveCoupling([(dim,)], subnet_constructor=subnet)
-
-
-COUPLINGS = {
-    "affine": partial(_affine, clamp=official_clamp),
-    "affine_paper_clamp": partial(_affine, clamp=paper_clamp),
-    "additive": _additive,
-}
 
 
 class FixedPermutation(InvertibleModule):
@@ -216,7 +210,7 @@ class Flow(nn.Module):
         self.mean.copy_(data.mean(0))
         self.std.copy_(data.std(0).clamp(min=smallest))
 
-    def project(self, context: Float[Tensor, "batch context"]) -> Condition:
+    def project(self, context: Context) -> Condition:
         """Apply everything that reads the context, once per image; to be passed to the others.
 
         The result has the images along its first axis: `condition[i : i + 1]` is that of image i.
@@ -226,33 +220,27 @@ class Flow(nn.Module):
             raise ValueError(f"context must have shape (batch, {self.context}); got {shape}")
         return self._project(context)
 
-    def normalize(
-        self, x: Float[Tensor, "batch hypotheses dim"], condition: Condition
-    ) -> tuple[Float[Tensor, "batch hypotheses dim"], Float[Tensor, "batch hypotheses"]]:
+    def normalize(self, x: Samples, condition: Condition) -> tuple[Samples, PerSample]:
         r"""Data to noise, and $\log|\det \partial z / \partial x|$."""
         self._check(x, condition)
         z, log_det = self._transform((x - self.mean) / self.std, condition, rev=False)
         return z, log_det - self.std.log().sum()
 
-    def generate(
-        self, z: Float[Tensor, "batch hypotheses dim"], condition: Condition
-    ) -> tuple[Float[Tensor, "batch hypotheses dim"], Float[Tensor, "batch hypotheses"]]:
+    def generate(self, z: Samples, condition: Condition) -> tuple[Samples, PerSample]:
         r"""Noise to data, and $\log|\det \partial x / \partial z|$."""
         self._check(z, condition)
         z = z.to(torch.promote_types(z.dtype, self.mean.dtype))
         x, log_det = self._transform(z, condition, rev=True)
         return x * self.std + self.mean, log_det + self.std.log().sum()
 
-    def log_prob(
-        self, x: Float[Tensor, "batch hypotheses dim"], condition: Condition
-    ) -> Float[Tensor, "batch hypotheses"]:
+    def log_prob(self, x: Samples, condition: Condition) -> PerSample:
         r"""Exact log density of the data, $-\frac{D}{2}\log 2\pi$ included."""
         z, log_det = self.normalize(x, condition)
         return standard_normal_log_prob(z) + log_det
 
     def sample(
         self, condition: Condition, count: int, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch hypotheses dim"]:
+    ) -> Samples:
         """Draw `count` hypotheses per image; noise comes from `generator`, on its own device."""
         device = condition.device if generator is None else generator.device
         shape = (len(condition), count, self.dim)
@@ -283,11 +271,11 @@ class ConditionalFlow(Flow):
 
     Args:
         dim: data dimensions, 22 joints x 6 in HuMR.
-        context: width of the context vector, one vector per image; 0 for none.
+        context: width of the context; 0 for none.
         blocks: number of couplings; each changes both halves.
         hidden: width of the subnets.
         clamp: largest absolute log-scale per coordinate and coupling (alpha in the paper).
-        coupling: a name in `COUPLINGS`.
+        coupling: one of `COUPLINGS`.
         dropout: probability in the subnets.
         zero_init: start as the identity (up to permutations): last layers are 0.
         layers: linear layers of every subnet, at least 2.
@@ -313,7 +301,6 @@ class ConditionalFlow(Flow):
         if coupling not in COUPLINGS:
             raise ValueError(f"coupling must be one of {sorted(COUPLINGS)}; got {coupling!r}")
         generator = torch.Generator().manual_seed(seed)
-
         options = {"context": context, "hidden": hidden, "dropout": dropout, "layers": layers}
 
         def subnet(half: int, outputs: int) -> ConditionedSubnet:
@@ -321,7 +308,7 @@ class ConditionalFlow(Flow):
 
         self.module_list = nn.ModuleList()
         for _ in range(blocks):
-            self.module_list.append(COUPLINGS[coupling](dim, subnet, clamp))
+            self.module_list.append(_coupling(coupling, dim, subnet, clamp))
             self.module_list.append(FixedPermutation(dim, generator=generator))
         if zero_init:
             for net in self._subnets():
@@ -349,20 +336,7 @@ class ConditionalFlow(Flow):
         return flat.view_as(x), log_det.view(x.shape[:2])
 
 
-# The flow of ProHMR: additive couplings, and therefore one volume for every image and sample.
-#
-# Each of the layers is [ActNorm, linear map $LU$, additive coupling] (Glow without scales):
-#
-# $$\log |\det \partial z / \partial x| = \sum_l \sum_d (\log s_{ld} + \log U_{l,dd})$$
-#
-# depends neither on the sample nor on the image. Hence the entropy of $p(x \mid c)$ is the same
-# for an image that shows everything and for one that shows nothing, and within an image the
-# density ranks samples by $\|z\|$ alone. `flows.ConditionalFlow` is the same interface without
-# this bound.
-#
-# ProHMR's coupling networks have batch normalisation. These have none (the RealNVP they are
-# compared with has none either): statistics of a batch let the images of a batch see each other,
-# and in training `generate` would not invert `normalize`, which runs on other samples.
+# ------------------------------------------------------------------------ ProHMR's flow
 
 
 class GatedBlock(nn.Module):
@@ -378,7 +352,7 @@ class GatedBlock(nn.Module):
         self.gate = nn.Linear(context, hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def project(self, context: Float[Tensor, "batch context"]) -> Float[Tensor, "batch hidden"]:
+    def project(self, context: Context) -> Float[Tensor, "batch hidden"]:
         """Return the gates of every image."""
         return self.gate(context).sigmoid()
 
@@ -412,17 +386,13 @@ class GatedResidualNet(nn.Module):
     def _blocks(self) -> list[GatedBlock]:
         return [block for block in self.blocks if isinstance(block, GatedBlock)]
 
-    def project(
-        self, context: Float[Tensor, "batch context"]
-    ) -> Float[Tensor, "batch projections hidden"]:
+    def project(self, context: Context) -> Projections:
         """Apply everything that reads the context: part of the first layer, and the gates."""
         first = functional.linear(context, self.first.weight[:, self.inputs :], self.first.bias)
         return torch.stack([first, *(block.project(context) for block in self._blocks())], 1)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch hypotheses inputs"],
-        projected: Float[Tensor, "batch projections hidden"],
+        self, x: Float[Tensor, "batch hypotheses inputs"], projected: Projections
     ) -> Float[Tensor, "batch hypotheses outputs"]:
         """Return the shifts, in the precision of `x` also under autocast."""
         first, *gates = projected.unbind(1)
@@ -487,35 +457,36 @@ class GlowLayer(nn.Module):
         shift[..., self.moved] = self.net(x[..., self.read], projected)
         return shift
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch hypotheses dim"],
-        projected: Float[Tensor, "batch projections hidden"],
-    ) -> Float[Tensor, "batch hypotheses dim"]:
+    def forward(self, x: Samples, projected: Projections) -> Samples:
         """Map towards noise."""
         x = self.linear(x)
         return x + self._shift(x, projected)
 
-    def inverse(
-        self,
-        z: Float[Tensor, "batch hypotheses dim"],
-        projected: Float[Tensor, "batch projections hidden"],
-    ) -> Float[Tensor, "batch hypotheses dim"]:
+    def inverse(self, z: Samples, projected: Projections) -> Samples:
         """Map towards data."""
         return self.linear.inverse(z - self._shift(z, projected))
 
 
 class ConstantVolumeFlow(Flow):
-    """ProHMR's flow; the interface is that of `flows.ConditionalFlow`.
+    r"""The flow of ProHMR: additive couplings, one volume for every image and sample.
 
-    Defaults are ProHMR's sizes for 22 joints. ActNorm takes its start from data by
-    `standardize` (mean and standard deviation of the first layer's input; the layers start as
-    the identity or near it, so that later ones need no start of their own) and by nothing else:
-    the first batch that passes changes no state.
+    Each of the layers is [ActNorm, linear map $LU$, additive coupling] (Glow without scales):
+
+    $$\log |\det \partial z / \partial x| = \sum_l \sum_d (\log s_{ld} + \log U_{l,dd})$$
+
+    depends neither on the sample nor on the image. Hence the entropy of $p(x \mid c)$ is the same
+    for an image that shows everything and for one that shows nothing, and within an image the
+    density ranks samples by $\|z\|$ alone. `ConditionalFlow` has no such bound.
+
+    ProHMR's coupling networks have batch normalisation. These have none (nor has the RealNVP that
+    they are compared with): statistics of a batch let its images see each other, and in training
+    `generate` would not invert `normalize`, which runs on other samples. ActNorm starts from data
+    by `standardize` alone (the layers start at the identity or near it, so that later ones need no
+    start of their own): the first batch that passes changes no state.
 
     Args:
         dim: data dimensions, 22 joints x 6 in HuMR.
-        context: width of the context vector, one vector per image.
+        context: width of the context.
         blocks: number of layers; each moves every other coordinate.
         hidden: width of the coupling networks.
         depth: residual blocks per coupling network.

@@ -16,8 +16,8 @@ from humr.detector import (
     PersonNotFoundError,
     anchors,
     bounds,
-    cut,
     decode_people,
+    resample_window,
     square,
     window_at,
 )
@@ -288,7 +288,7 @@ def test_an_unsure_look_gets_a_wider_window(low, sides, photo):
 
 
 def test_the_largest_of_two_people_is_taken(detector, photo):
-    small = cut(photo, window_at(256.0, 256.0, 512.0), 360)[:, :270]
+    small = resample_window(photo, window_at(256.0, 256.0, 512.0), 360)[:, :270]
     both = np.full((512, 654, 3), 128, np.uint8)
     both[:, :384] = photo[:, :384]
     both[152:, 384:] = small

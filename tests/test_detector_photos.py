@@ -3,9 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from humr import detector
+from humr import detector, files
 from humr.geometry import Crop
-from humr.licensed import datasets
 
 
 def window(x, y, side, roll=0.0):
@@ -60,7 +59,7 @@ def test_load_refuses_half_a_file(tmp_path, picture):
 
 
 def test_load_names_photographs_of_the_data_folder_from_there(tmp_path, picture, monkeypatch):
-    monkeypatch.setattr(datasets, "DATA", tmp_path)
+    monkeypatch.setattr(files, "DATA", tmp_path)
     path = tmp_path / "licensed" / "a.jpg"
     with pytest.raises(FileNotFoundError, match=r"no image file licensed/a\.jpg$"):
         detector.load_image(path)
@@ -122,15 +121,15 @@ def test_square_keeps_the_middle():
 
 def test_cut_whole_pixels_is_slicing(picture):
     np.testing.assert_array_equal(
-        detector.cut(picture, window(25.0, 20.0, 20.0), 20), picture[10:30, 15:35]
+        detector.resample_window(picture, window(25.0, 20.0, 20.0), 20), picture[10:30, 15:35]
     )
 
 
 def test_cut_is_black_outside(picture):
-    cut = detector.cut(picture, window(0.0, 20.0, 20.0), 20)
+    cut = detector.resample_window(picture, window(0.0, 20.0, 20.0), 20)
     assert (cut[:, :10] == 0).all()
     np.testing.assert_array_equal(cut[:, 10:], picture[10:30, :10])
-    assert (detector.cut(picture, window(500.0, 20.0, 20.0), 20) == 0).all()
+    assert (detector.resample_window(picture, window(500.0, 20.0, 20.0), 20) == 0).all()
 
 
 @pytest.mark.parametrize("side", [30.0, 90.0, 200.0, 517.3])
@@ -146,7 +145,9 @@ def test_cut_of_a_ramp_is_the_coordinate_map(side, roll):
     ticks = (torch.arange(64) + 0.5) / 32 - 1
     grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)
     expected = crop.to_image(grid).unflatten(0, (64, 64)).numpy()
-    up, down = (detector.cut(image, crop, 64).astype(float) for image in (ramp, 255 - ramp))
+    up, down = (
+        detector.resample_window(image, crop, 64).astype(float) for image in (ramp, 255 - ramp)
+    )
     got = (up + 255 - down)[..., :2] / 2 / 255 * 600
     inside = ((expected > 12) & (expected < 588)).all(-1)
     error = got[inside] - expected[inside]
@@ -160,7 +161,7 @@ def test_cut_keeps_the_middle_of_a_spot(side):
     image = np.zeros((700, 700, 3), np.uint8)
     image[400:424, 300:324] = 255
     crop = window(340.0, 420.0, side, 0.4) if side > 64 else window(312.0, 412.0, side, 0.4)
-    weights = detector.cut(image, crop, 64)[..., 0].astype(float)
+    weights = detector.resample_window(image, crop, 64)[..., 0].astype(float)
     y, x = np.mgrid[0:64, 0:64] + 0.5
     centroid = torch.tensor([(weights * x).sum(), (weights * y).sum()]) / weights.sum() / 32 - 1
     middle = crop.to_image(centroid.float()[None])[0]
@@ -169,7 +170,7 @@ def test_cut_keeps_the_middle_of_a_spot(side):
 
 def test_cut_averages_when_it_shrinks(rng):
     image = (rng.random((512, 512, 3)) > 0.5).astype(np.uint8) * 255
-    cut = detector.cut(image, window(256.0, 256.0, 512.0), 32).astype(float)
+    cut = detector.resample_window(image, window(256.0, 256.0, 512.0), 32).astype(float)
     assert abs(cut.mean() - 127.5) < 3
     assert cut.std() < 20  # mean of 256 coin flips: 8; without averaging: 127
 

@@ -32,7 +32,15 @@ from tqdm import tqdm
 from humr import files, metrics
 from humr.batches import Batch
 from humr.bodies.body import Body, load_body
-from humr.detector import INPUT_POSE, USUAL_PEAK, Detection, Detector, Network, RgbImage, cut
+from humr.detector import (
+    INPUT_POSE,
+    USUAL_PEAK,
+    Detection,
+    Detector,
+    Network,
+    RgbImage,
+    resample_window,
+)
 from humr.evaluation import COCO_HIPS, LIMBS, PIXELS
 from humr.experiments import runs
 from humr.experiments.refinement import HEATMAP_SAMPLES, flow_draw, publish, refined_draw
@@ -281,7 +289,7 @@ class Shot:
 
 def heavy_look(network: Network, image: RgbImage, full: Detection) -> Detection:
     """Run the heavy network on the window of the full one; all but the features are its own."""
-    outputs = network(cut(image, full.crop, INPUT_POSE) / np.float32(255))
+    outputs = network(resample_window(image, full.crop, INPUT_POSE) / np.float32(255))
     logits = torch.from_numpy(outputs[(64, 64, 39)]).permute(2, 0, 1)
     maps = logits[list(COCO17_FROM_BLAZEPOSE)].sigmoid()
     cells, peak = decode(maps)

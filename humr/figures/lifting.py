@@ -126,7 +126,7 @@ def look(config: LiftingWorld, split: str, index: int) -> Seen:
     images = world.views(config, split, number, place, place + 1).images
     (detection,) = generate.detect(scene, images)
     records = store.load(split)[slice(index, index + 1)]
-    return Seen(records, detection, detector.cut(images[0], detection.crop, SIZE))
+    return Seen(records, detection, detector.resample_window(images[0], detection.crop, SIZE))
 
 
 def person(ax: Axes, seen: Seen, title: str = "") -> Axes:

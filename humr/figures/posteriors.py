@@ -96,7 +96,9 @@ class Window:
         x, y = crop.to_image(pixel_centres(size).flatten(0, 1)).T.reshape(2, size, size)
         height, width = posterior.image.shape[:2]
         inside = ((x >= 0) & (x < width) & (y >= 0) & (y < height))[..., None].numpy()
-        image = np.where(inside, detector.cut(posterior.image, crop, size), np.uint8(OUTSIDE))
+        image = np.where(
+            inside, detector.resample_window(posterior.image, crop, size), np.uint8(OUTSIDE)
+        )
         return cls(crop, image, posterior.focal * scale, (posterior.centre - corner) * scale)
 
     @classmethod
