@@ -410,7 +410,7 @@ def posterior_errors(
     columns["energy_score"] = 1e3 * float(metrics.energy_score(ours, true))
     for level in LEVELS:
         tail = (1 - level / 100) / 2
-        low, high = metrics.quantile(ours, tail), metrics.quantile(ours, 1 - tail)
+        low, high = (metrics.quantile(ours[None], q)[0] for q in (tail, 1 - tail))
         inside = ((true >= low) & (true <= high)).double()
         columns[f"cover{level}_xy"] = float(inside[..., :2].mean())
         columns[f"cover{level}_z"] = float(inside[..., 2].mean())

@@ -70,6 +70,20 @@ def test_point_errors_know_the_scale_and_not_the_place(generator):
     assert clip.point_errors(target + 5, target)["mpjpe"] == pytest.approx(0, abs=1e-2)
 
 
+def test_hypotheses_around_the_truth_have_small_errors_and_cover_it(upright, body, batch):
+    """The truth is one of the flow's own people, who are drawn 60 times."""
+    generator, one = torch.Generator().manual_seed(1), batch[:1]
+    drawn = upright.sample(one, 60, generator=generator)
+    target = drawn.samples[0, 7].keypoints(body, "coco17")
+    columns = clip.posterior_errors(drawn, one, target, body, torch.zeros(17, 3))
+    assert columns["mpjpe_best"] == pytest.approx(0, abs=1e-3)
+    assert 0 < columns["energy_score"] < columns["mpjpe_sample"]
+    assert columns["mpjpe_seen_mode"] == pytest.approx(columns["mpjpe_mode"])
+    cover = [columns[f"cover{level}_xy"] for level in clip.LEVELS]
+    assert cover == sorted(cover)
+    assert columns["cover90_z"] > 0.3
+
+
 def test_cameras_are_averaged_before_frames_are_compared():
     rows = pd.DataFrame(
         {
