@@ -315,7 +315,7 @@ def _humr_names(humr: Humr) -> Iterator[tuple[str, str]]:
 def convert_humr(path: Path, stem: Path, model: Model | None = None) -> str:
     """Write HuMR's checkpoint as `stem.*` and its backbone as `stem-backbone.*`, in our form.
 
-    `experiments.load(stem)` reads the first, `checkpoints.load_model` the second. Returns what
+    `experiments.runs.load(stem)` reads the first, `storage.load_model` the second. Returns what
     `compared` says of the backbone.
     """
     humr, backbone, model = read_humr(path, model)
@@ -400,7 +400,7 @@ def lifting_to_official(model: LiftingFlow, *, slope: float = SLOPE) -> dict[str
 
 
 def convert_lifting(path: Path, stem: Path, sizes: LiftingModel = LIFTING) -> None:
-    """Write the `model.pt` of ICCV 2021 as `stem.*`, which `experiments.load(stem)` reads."""
+    """Write the `model.pt` of ICCV 2021 as `stem.*`, which `experiments.runs.load` reads."""
     model, config = read_lifting(path, sizes)
     about = {"name": "official", "official": path.name, "sha256": digest(path)}
     run = to_dict(LiftingPaperRun(model=config))

@@ -8,6 +8,7 @@ import lzma
 import pickle
 import re
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -30,7 +31,7 @@ from humr.files import existing, shown
 BROKEN = (
     OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
     RuntimeError, MemoryError, AssertionError, pickle.UnpicklingError, zipfile.BadZipFile,
-    zlib.error, lzma.LZMAError, struct.error,
+    zlib.error, lzma.LZMAError, struct.error, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 _TOO_SHORT = (EOFError, IndexError, struct.error)
 EXAMPLES = 5  # names in an error

@@ -1,3 +1,5 @@
+"""Tests of humr.licensed.checkpoints: HRNet, the image backbone."""
+
 import pytest
 import torch
 from official_layouts import hrnet_shapes, random_state

@@ -1,3 +1,5 @@
+"""Tests of humr.licensed.checkpoints: official networks become ours and back, or are refused."""
+
 import os
 import re
 from dataclasses import replace

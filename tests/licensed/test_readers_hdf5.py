@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.readers."""
+"""Tests of humr.licensed.readers: HDF5 files."""
 
 import h5py
 import numpy as np
@@ -53,3 +53,16 @@ def test_other_files_are_refused(tmp_path):
     path.write_text("not found")
     with pytest.raises(ValueError, match=r"text.mat is no HDF5 file.*partial download"):
         readers.read_arrays(path, ["x"])
+
+
+def test_damage_inside_a_file_is_named(tmp_path):
+    path = tmp_path / "some.h5"
+    with h5py.File(path, "w") as file:
+        values = np.random.default_rng(0).integers(0, 9, (50, 100))
+        file.create_dataset("plain", data=values, compression="gzip", chunks=(50, 100))
+    content = bytearray(path.read_bytes())
+    content[-2000:-1000] = bytes(1000)
+    path.write_bytes(content)
+    assert readers.hdf5_shapes(path) == {"plain": (50, 100)}
+    with pytest.raises(ValueError, match=r"^\S+some.h5 is no HDF5 file, or a broken one: [^\n]+$"):
+        readers.read_arrays(path, ["plain"])

@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.inventory: what the inventory's tests do not reach."""
+"""Tests of humr.licensed.inventory: checks of single files and plain folders."""
 
 import pickle
 

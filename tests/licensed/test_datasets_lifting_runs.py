@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.datasets."""
+"""Tests of humr.licensed.datasets: runs of the lifting systems on Human3.6M."""
 
 import json
 from dataclasses import replace

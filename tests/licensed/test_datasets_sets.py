@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.datasets."""
+"""Tests of humr.licensed.datasets: data sets and where they lie."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.readers; tests/test_official.py has more of them on whole networks."""
+"""Tests of licensed.readers: weights; test_checkpoints_official.py has more, of whole networks."""
 
 import contextlib
 import io

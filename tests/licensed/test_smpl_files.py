@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.smpl: SMPL without chumpy, regressors, maps, the way from SMPL-X."""
+"""Tests of humr.licensed.smpl: SMPL without chumpy, regressors, means, the way from SMPL-X."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.readers."""
+"""Tests of humr.licensed.readers: .npz and .npy files."""
 
 import os
 import pickle
@@ -78,3 +78,28 @@ def test_single_arrays(tmp_path):
     np.save(path, np.array([None]))
     with pytest.raises(ValueError, match=r"no \.npy file of numbers"):
         read_npy(path)
+
+
+def written(path, header, data=b"", *, flags=0, method=None):
+    """An archive with one array, of which the directory may say other things than are true."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00v\x00" + header.ljust(117) + b"\n" + data)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02")
+    content[start + 8] |= flags
+    content[start + 10] = content[start + 10] if method is None else method
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [(b"(10000000000000000,)", {}), (b"(1,)", {"flags": 1}), (b"(1,)", {"method": 99}),
+     (b"(-1,)", {}), (b"((", {})],
+    ids=["more than any memory", "encrypted", "unknown compression", "negative", "no header"],
+)  # fmt: skip
+def test_whatever_a_broken_archive_raises_is_one_line_with_its_name(tmp_path, shape, options):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': " + shape + b", }"
+    path = written(tmp_path / "bad.npz", header, bytes(8), **options)
+    with pytest.raises(ValueError, match=r"^a in \S+bad\.npz cannot be read: [^\n]+$"):
+        read_npz(path, ("a",))

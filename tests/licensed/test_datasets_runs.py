@@ -1,4 +1,4 @@
-"""Tests of humr.licensed.datasets."""
+"""Tests of humr.licensed.datasets: runs of HuMR on licensed people."""
 
 import json
 from dataclasses import replace
