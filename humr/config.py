@@ -16,7 +16,7 @@ def hashed_if_changed(default: T) -> T:
 
     Results that were computed before it existed keep their names.
     """
-    return field(default=default, metadata={"later": True})
+    return field(default=default, metadata={"hashed_if_changed": True})
 
 
 def require(ok: bool, what: str) -> None:  # noqa: FBT001
@@ -45,7 +45,7 @@ class World:
     backgrounds: int = 40  # painted once, then cut, flipped and recoloured
     occluded: float = 0.45  # share of images with an object in front of the person
     truncated: float = 0.20  # share of images that cut the person off
-    frontal: float = 0.60  # share drawn within 60 degrees of the camera; the rest anyhow
+    frontal: float = 0.60  # share drawn within 60 degrees of the camera; the rest at any angle
     odd: float = 0.03  # share of bodies turned in any direction
     heatmap_samples: int = 80  # stored samples of every heatmap (HuMR stores 150)
     mask_resolution: int = 112
@@ -188,21 +188,14 @@ class Training:
     seed: int = 0
     beta1: float = hashed_if_changed(0.9)  # of Adam
     beta2: float = hashed_if_changed(0.999)
-    halve_at: float | None = hashed_if_changed(
-        None
-    )  # share of the steps after which the rate is halved
-    clip_value: float | None = hashed_if_changed(
-        None
-    )  # of single gradients, where an objective says so
-    fast: tuple[str, ...] = hashed_if_changed(
-        ()
-    )  # switches of `acceleration`: other rounding, no more
+    halve_at: float | None = hashed_if_changed(None)  # share of the steps, then half the rate
+    clip_value: float | None = hashed_if_changed(None)  # of single gradients, if an objective does
+    fast: tuple[str, ...] = hashed_if_changed(())  # `devices.SWITCHES`: other rounding, no more
 
     def __post_init__(self) -> None:
         require(self.steps > 0 and self.batch > 0, "steps and batch must be positive")
-        require(
-            self.hypotheses >= 2, f"the losses need 2 or more hypotheses; got {self.hypotheses}"
-        )
+        few = f"the losses need 2 or more hypotheses; got {self.hypotheses}"
+        require(self.hypotheses >= 2, few)
         require(0 <= self.labelled_share <= 1, "labelled_share must lie in 0..1")
         betas = (self.beta1, self.beta2)
         require(all(0 <= b < 1 for b in betas), f"Adam's betas must lie in 0..1; got {betas}")
@@ -223,9 +216,8 @@ class Run:
     def __post_init__(self) -> None:
         drawn = max(self.supervision.heatmap_samples, self.model.heatmap_samples)
         stored = self.world.heatmap_samples
-        require(
-            drawn <= stored, f"the world stores {stored} heatmap samples; {drawn} are asked for"
-        )
+        few = f"the world stores {stored} heatmap samples; {drawn} are asked for"
+        require(drawn <= stored, few)
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -234,10 +226,7 @@ def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Build a config dataclass, or the subclass that has these fields, from nested dictionaries.
-
-    Unknown names are refused.
-    """
+    """Build a dataclass, or the subclass of it that has these fields, from nested dictionaries."""
     try:
         return _from_dict(cls, values)
     except ValueError:
@@ -269,11 +258,11 @@ def config_hash(config: Any) -> str:  # noqa: ANN401
 
 
 def _counted(config: Any) -> Any:  # noqa: ANN401
-    """Nested values, less the later fields that hold their default."""
+    """Nested values without fields of `hashed_if_changed` that hold their default."""
     if not is_dataclass(config):
         return config
-    return {
-        f.name: _counted(getattr(config, f.name))
-        for f in fields(config)
-        if not (f.metadata.get("later") and getattr(config, f.name) == f.default)
-    }
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    for f in fields(config):
+        if f.metadata.get("hashed_if_changed") and values[f.name] == f.default:
+            del values[f.name]
+    return {name: _counted(value) for name, value in values.items()}

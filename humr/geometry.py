@@ -1,7 +1,11 @@
-r"""Rotations: axis-angle vectors, matrices, the 6D representation, and similarity alignment.
+r"""Cameras, crops, rotations, and alignment by similarity.
 
-The 6D representation of $R$ is its first two **rows**, row after row (Zhou et al. 2019 in the
-layout of HuMR's official weights); ProHMR uses columns, so its numbers do not fit here.
+Pixel coordinates are continuous: an image of width $W$ covers $[0, W]$, the centre of column $i$
+is $i + 0.5$. Cameras are pinholes and follow OpenCV: x right, y down, z forward. HuMR's network
+predicts a weak-perspective camera of the crop, which is made a full one (CLIFF).
+
+The 6D representation of a rotation $R$ is its first two **rows**, row after row (Zhou et al. 2019
+in the layout of HuMR's official weights); ProHMR uses columns, so its numbers do not fit here.
 """
 
 from dataclasses import dataclass
@@ -11,17 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-# Pinhole cameras, square crops, and the camera of HuMR (weak perspective made full).
-#
-# Pixel coordinates are continuous: an image of width $W$ covers $[0, W]$, the centre of column
-# $i$ is $i + 0.5$. Cameras follow OpenCV: x right, y down, z forward.
+Points2D = Float[Tensor, "*batch points 2"]
+Scalars = Float[Tensor, "*batch"]
+Vectors2 = Float[Tensor, "*batch 2"]
+Vectors3 = Float[Tensor, "*batch 3"]
+Matrices = Float[Tensor, "*batch 3 3"]
+
+# ------------------------------------------------------------------------ cameras and crops
 
 
 def project(
     points: Float[Tensor, "*batch points 3"],
     focal: Float[Tensor, "*#batch"],
     centre: Float[Tensor, "*#batch 2"],
-) -> Float[Tensor, "*batch points 2"]:
+) -> Points2D:
     r"""Project points in camera space to pixels: $f\,(x/z, y/z) + c$.
 
     Depth is clamped at 1 cm, so that a point behind the camera gives a far, finite pixel and a
@@ -31,28 +38,19 @@ def project(
     return focal[..., None, None] * points[..., :2] / depth + centre[..., None, :]
 
 
-def default_focal(image_size: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+def default_focal(image_size: Vectors2) -> Scalars:
     r"""Focal length for an uncalibrated photograph, $\sqrt{W^2 + H^2}$ px (CLIFF, section 3.2)."""
     return image_size.square().sum(-1).sqrt()
 
 
-def box_info(
-    centre: Float[Tensor, "*batch 2"],
-    side: Float[Tensor, "*batch"],
-    focal: Float[Tensor, "*batch"],
-    image_size: Float[Tensor, "*batch 2"],
-) -> Float[Tensor, "*batch 3"]:
+def box_info(centre: Vectors2, side: Scalars, focal: Scalars, image_size: Vectors2) -> Vectors3:
     r"""Where the box lies in the full image: $[(c_x - W/2)/f, (c_y - H/2)/f, b/f]$ (CLIFF)."""
     return torch.cat([centre - image_size / 2, side[..., None]], -1) / focal[..., None]
 
 
 def weak_to_translation(
-    weak: Float[Tensor, "*batch 3"],
-    centre: Float[Tensor, "*batch 2"],
-    side: Float[Tensor, "*batch"],
-    focal: Float[Tensor, "*batch"],
-    image_size: Float[Tensor, "*batch 2"],
-) -> Float[Tensor, "*batch 3"]:
+    weak: Vectors3, centre: Vectors2, side: Scalars, focal: Scalars, image_size: Vectors2
+) -> Vectors3:
     r"""Turn a weak-perspective camera of the crop into a translation in front of the full camera.
 
     $t = [t_x + 2(c_x - W/2)/(s b),\; t_y + 2(c_y - H/2)/(s b),\; 2f/(s b)]$ with
@@ -64,12 +62,8 @@ def weak_to_translation(
 
 
 def translation_to_weak(
-    translation: Float[Tensor, "*batch 3"],
-    centre: Float[Tensor, "*batch 2"],
-    side: Float[Tensor, "*batch"],
-    focal: Float[Tensor, "*batch"],
-    image_size: Float[Tensor, "*batch 2"],
-) -> Float[Tensor, "*batch 3"]:
+    translation: Vectors3, centre: Vectors2, side: Scalars, focal: Scalars, image_size: Vectors2
+) -> Vectors3:
     """Invert `weak_to_translation` (translations in front of the camera)."""
     scale = 2 * focal / (side * translation[..., 2])
     offset = 2 * (centre - image_size / 2) / (scale * side)[..., None]
@@ -84,25 +78,21 @@ class Crop:
     $R(\varphi)$ with rows $(\cos\varphi, -\sin\varphi)$ and $(\sin\varphi, \cos\varphi)$.
     """
 
-    centre: Float[Tensor, "*batch 2"]
-    side: Float[Tensor, "*batch"]
-    roll: Float[Tensor, "*batch"]
+    centre: Vectors2
+    side: Scalars
+    roll: Scalars
 
     @classmethod
-    def upright(cls, centre: Float[Tensor, "*batch 2"], side: Float[Tensor, "*batch"]) -> "Crop":
+    def upright(cls, centre: Vectors2, side: Scalars) -> "Crop":
         """Return a window that is not turned."""
         return cls(centre, side, torch.zeros_like(side))
 
-    def to_crop(
-        self, points: Float[Tensor, "*batch points 2"]
-    ) -> Float[Tensor, "*batch points 2"]:
+    def to_crop(self, points: Points2D) -> Points2D:
         """Map pixels of the full image to crop coordinates."""
         relative = (points - self.centre[..., None, :]) * (2 / self.side[..., None, None])
         return _turn(relative, -self.roll)
 
-    def to_image(
-        self, points: Float[Tensor, "*batch points 2"]
-    ) -> Float[Tensor, "*batch points 2"]:
+    def to_image(self, points: Points2D) -> Points2D:
         """Map crop coordinates to pixels of the full image."""
         scaled = points * (self.side[..., None, None] / 2)
         return _turn(scaled, self.roll) + self.centre[..., None, :]
@@ -127,15 +117,16 @@ def pixel_centres(
     return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
 
 
-def _turn(
-    points: Float[Tensor, "*batch points 2"], angle: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch points 2"]:
+def _turn(points: Points2D, angle: Scalars) -> Points2D:
     cosine, sine = angle.cos()[..., None], angle.sin()[..., None]
     x, y = points.unbind(-1)
     return torch.stack([cosine * x - sine * y, sine * x + cosine * y], -1)
 
 
-def rotvec_to_matrix(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+# ------------------------------------------------------------------------ rotations
+
+
+def rotvec_to_matrix(rotvec: Vectors3) -> Matrices:
     r"""Return $\exp([v]_\times) = I + a\,[v]_\times + b\,[v]_\times^2$ (Rodrigues).
 
     $a = \sin\theta/\theta$ and $b = (1 - \cos\theta)/\theta^2$ turn into their Taylor series
@@ -152,7 +143,7 @@ def rotvec_to_matrix(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch
     return eye + a * cross + b * cross @ cross
 
 
-def skew(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+def skew(vector: Vectors3) -> Matrices:
     r"""Return $[v]_\times$, the matrix with $[v]_\times w = v \times w$."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
@@ -160,7 +151,7 @@ def skew(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
-def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
+def matrix_to_quaternion(matrix: Matrices) -> Float[Tensor, "*batch 4"]:
     """Return the unit quaternion (w, x, y, z) with w >= 0 (Shepperd's method: best pivot)."""
     m00, m11, m22 = matrix.diagonal(dim1=-2, dim2=-1).unbind(-1)
     m = matrix
@@ -183,7 +174,7 @@ def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
     return torch.where(best[..., :1] < 0, -best, best)
 
 
-def matrix_to_rotvec(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+def matrix_to_rotvec(matrix: Matrices) -> Vectors3:
     """Return the axis-angle vector, with an angle in [0, pi]."""
     quaternion = matrix_to_quaternion(matrix)
     w, vector = quaternion[..., :1], quaternion[..., 1:]
@@ -194,12 +185,12 @@ def matrix_to_rotvec(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
     return scale * vector
 
 
-def matrix_to_sixd(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
+def matrix_to_sixd(matrix: Matrices) -> Float[Tensor, "*batch 6"]:
     """Return the first two rows of the matrix, row after row."""
     return matrix[..., :2, :].flatten(-2)
 
 
-def sixd_to_matrix(sixd: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+def sixd_to_matrix(sixd: Float[Tensor, "*batch 6"]) -> Matrices:
     """Orthonormalise two rows by Gram-Schmidt and complete them with their cross product."""
     first, second = sixd[..., :3], sixd[..., 3:]
     row1 = normalize(first, dim=-1)
@@ -207,9 +198,7 @@ def sixd_to_matrix(sixd: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3
     return torch.stack([row1, row2, torch.linalg.cross(row1, row2)], -2)
 
 
-def geodesic_distance(
-    a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"]
-) -> Float[Tensor, "*batch"]:
+def geodesic_distance(a: Matrices, b: Matrices) -> Scalars:
     r"""Return the angle of $A^\top B$ in radians, exact for small and for large angles.
 
     With $C = A^\top B$: $\operatorname{atan2}(\|\operatorname{vee}(C - C^\top)\| / 2,
@@ -221,6 +210,9 @@ def geodesic_distance(
     )
     cosine = (c.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     return torch.atan2(vee.norm(dim=-1) / 2, cosine)
+
+
+# ------------------------------------------------------------------------ alignment
 
 
 def similarity_align(

@@ -83,11 +83,7 @@ _BODY: tuple[tuple[str, str | None], ...] = (
     ("left_wrist", "left_elbow"),
     ("right_wrist", "right_elbow"),
 )
-_FACE: tuple[tuple[str, str | None], ...] = (
-    ("jaw", "head"),
-    ("left_eye", "head"),
-    ("right_eye", "head"),
-)
+_FACE = (("jaw", "head"), ("left_eye", "head"), ("right_eye", "head"))
 _HANDS: tuple[tuple[str, str | None], ...] = tuple(
     (f"{side}_{finger}{i}", f"{side}_wrist" if i == 1 else f"{side}_{finger}{i - 1}")
     for side in ("left", "right")
@@ -216,10 +212,5 @@ _ALL = (BODY22, SMPLX55, COCO17, H36M17, MPII16, COMMON14, BLAZEPOSE33)
 SKELETONS = {s.name: s for s in _ALL}
 
 # Joints whose heatmaps supervise the hypotheses when the detector is unsure (HuMR, section 4.5).
-ARTICULATED = COCO17.indices(
-    [
-        f"{side}_{part}"
-        for part in ("elbow", "wrist", "knee", "ankle")
-        for side in ("left", "right")
-    ]
-)
+_PARTS = ("elbow", "wrist", "knee", "ankle")
+ARTICULATED = COCO17.indices([f"{side}_{part}" for part in _PARTS for side in ("left", "right")])
