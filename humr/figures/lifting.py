@@ -1,8 +1,9 @@
-"""Pictures for the lifting notebooks: one image, its heatmaps and Gaussians, hypotheses in it.
+"""Pictures of 17-joint poses, and of images for lifting with their heatmaps and Gaussians.
 
-Images of a lifting world are not kept: they are rendered again, the same ones, when they are to be
-seen. Every function but `look` draws into the axes it is given. Hypotheses have no place in the
-photograph, since lifting leaves it open: for the picture they are hung up at the true pelvis.
+Images of a lifting world are not kept: `render_example` renders them again, the same ones. The
+other functions draw into the axes that they are given. Stick figures have the axes of lifting (x
+right, y up, z towards the camera), in metres. Hypotheses have no place in the photograph, since
+lifting leaves it open: for the picture they are hung up at the true pelvis.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.nn.functional import pad
 from humr import detector
 from humr.detector import Detection
 from humr.figures import posteriors
-from humr.figures.charts import COLOURS
+from humr.figures.charts import COLOURS, star
 from humr.geometry import Crop, project
 from humr.heatmaps import GRID
 from humr.lifting import world
@@ -28,17 +29,13 @@ from humr.lifting.world import LiftingRecords
 from humr.skeletons import COCO17, H36M17
 from humr.world import generate
 
-# Poses of 17 joints as stick figures: many hypotheses of one image over each other.
-#
-# Axes are those of lifting (x right, y up, z towards the camera), in metres. Every function
-# draws into the axes it is given.
-
-
-FRONT, SIDE = (
-    (0, 1),
-    (2, 1),
-)  # coordinates that run right and up; from the side, the camera is right
+FRONT, SIDE = (0, 1), (2, 1)  # which axes run right and up; from the side, the camera is right
 REACH = 1.05  # metres around the pelvis that are shown
+SIZE = 160  # pixels of a picture's side
+LEVELS = 16  # of grey: with the colours, most of the bytes in a committed notebook are left out
+CELLS = 64  # of a heatmap's side
+
+# ---- poses
 
 
 def stick_figures(
@@ -80,33 +77,26 @@ def stick_hypotheses(
 def square_axes(ax: Axes) -> Axes:
     """Show a square around the pelvis, without ticks."""
     ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
-    ax.grid(visible=False)
     ax.set_frame_on(False)
+    ax.grid(visible=False)
     return ax
 
 
-SIZE = 160  # pixels of a picture's side
-LEVELS = 16  # of grey: with the colours, most of the bytes in a committed notebook are left out
-CELLS = 64  # of a heatmap's side
+# ---- images
 
 
 @dataclass(frozen=True)
-class Seen:
+class LiftingExample:
     """One image of a lifting world, as it is and as the detector sees it."""
 
     records: LiftingRecords  # one image
     detection: Detection
     image: UInt8[np.ndarray, "size size 3"]  # the detector's window
 
-    @property
-    def window(self) -> Crop:
-        """The detector's window in the photograph."""
-        centre, side, roll = self.records.window[0].split([2, 1, 1])
-        return Crop(centre, side[0], roll[0])
-
     def pixels(self, points_image: Float[Tensor, "points 2"]) -> Float[Tensor, "points 2"]:
         """Map pixels of the photograph to those of the picture."""
-        return (self.window.to_crop(points_image) + 1) / 2 * SIZE
+        centre, side, roll = self.records.window[0].split([2, 1, 1])
+        return (Crop(centre, side[0], roll[0]).to_crop(points_image) + 1) / 2 * SIZE
 
     def projected(
         self, poses: Float[Tensor, "hypotheses 17 3"]
@@ -116,8 +106,17 @@ class Seen:
         points = project(camera, self.records.focal[0], self.records.image_size[0] / 2)
         return self.pixels(points.flatten(0, 1)).unflatten(0, points.shape[:2])
 
+    def show(self, ax: Axes, title: str = "", *, faded: bool = False) -> Axes:
+        """Show the picture in grey, or in light grey, as a background for points and colours."""
+        grey = self.image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
+        grey = (grey // 2 + 120 if faded else grey) // (256 // LEVELS) * (256 // LEVELS)
+        posteriors.picture(ax, grey, title)
+        ax.images[-1].set_interpolation("nearest")  # others would make new colours
+        ax.set(xlim=(0, SIZE), ylim=(SIZE, 0), autoscale_on=False)
+        return ax
 
-def look(config: LiftingWorld, split: str, index: int) -> Seen:
+
+def render_example(config: LiftingWorld, split: str, index: int) -> LiftingExample:
     """Render one image of a split again, and show it to the detector again."""
     store = world.store(config)
     store.generate(splits=[split])
@@ -126,28 +125,26 @@ def look(config: LiftingWorld, split: str, index: int) -> Seen:
     images = world.views(config, split, number, place, place + 1).images
     (detection,) = generate.detect(scene, images)
     records = store.load(split)[slice(index, index + 1)]
-    return Seen(records, detection, detector.resample_window(images[0], detection.crop, SIZE))
+    image = detector.resample_window(images[0], detection.crop, SIZE)
+    return LiftingExample(records, detection, image)
 
 
-def person(ax: Axes, seen: Seen, title: str = "") -> Axes:
+def person(ax: Axes, example: LiftingExample, title: str = "") -> Axes:
     """Show the picture in grey with the detected joints."""
-    _show(ax, _grey(seen), title)
-    points = seen.pixels(seen.records.keypoints[0])
-    posteriors.confidences(ax, points, seen.records.confidence[0])
-    return _framed(ax)
+    points = example.pixels(example.records.keypoints[0])
+    return posteriors.confidences(example.show(ax, title), points, example.records.confidence[0])
 
 
-def heatmap(ax: Axes, seen: Seen, joint: int) -> Axes:
+def heatmap(ax: Axes, example: LiftingExample, joint: int) -> Axes:
     """Lay one heatmap (COCO joint) over the faded picture, and its Gaussian: 1 and 2 sigma."""
-    _show(ax, _faded(seen), COCO17.names[joint].replace("_", " "))
-    heat = torch.as_tensor(seen.detection.heatmaps[joint])
+    example.show(ax, COCO17.names[joint].replace("_", " "), faded=True)
+    heat = torch.as_tensor(example.detection.heatmaps[joint])
     values = (heat / heat.max()).numpy()
     ax.imshow(values, cmap="inferno", alpha=values, extent=(0, SIZE, SIZE, 0))
-    _, x, y, xx, xy, yy = seen.records.fits[0, joint].unbind()
+    _, x, y, xx, xy, yy = example.records.fits[0, joint].unbind()
     centre = (GRID.to_crop(torch.stack([x, y])) + 1) / 2 * SIZE
     covariance = torch.stack([xx, xy, xy, yy]).reshape(2, 2) * (SIZE / CELLS) ** 2
-    ellipses(ax, centre, covariance, colour="cyan")
-    return _framed(ax)
+    return ellipses(ax, centre, covariance, colour="cyan")
 
 
 def ellipses(
@@ -172,44 +169,16 @@ def ellipses(
 
 def hypotheses(
     ax: Axes,
-    seen: Seen,
+    example: LiftingExample,
     samples: Float[Tensor, "hypotheses 17 3"],
     joint: int,
     *,
     few: int = 3,
 ) -> Axes:
     """Show few hypotheses as sticks, one H36M17 joint of all as dots, the truth as a star."""
-    _show(ax, _faded(seen), f"{len(samples)} hypotheses")
-    points = seen.projected(samples)
+    example.show(ax, f"{len(samples)} hypotheses", faded=True)
+    points = example.projected(samples)
     stick_figures(ax, pad(points[:few], (0, 1)), FRONT, colour=COLOURS["predicted"])
     x, y = points[:, joint].T.numpy()
     ax.scatter(x, y, s=6, color=COLOURS["wrong"], linewidths=0, alpha=0.6, zorder=3)
-    truth = seen.projected(seen.records.batch().target)[0, joint].tolist()
-    ax.plot(*truth, "*", color="gold", markersize=9, markeredgecolor="black",
-            markeredgewidth=0.6, zorder=4)  # fmt: skip
-    return _framed(ax)
-
-
-def widest(records: LiftingRecords) -> Float[Tensor, "images 17"]:
-    """Standard deviation along the larger axis of every COCO joint's Gaussian, paper's pixels."""
-    return records.gaussians().sigma[..., 1]
-
-
-def _show(ax: Axes, image: np.ndarray, title: str) -> Axes:
-    posteriors.picture(ax, image // (256 // LEVELS) * (256 // LEVELS), title)
-    ax.images[-1].set_interpolation("nearest")  # others would make new colours
-    return ax
-
-
-def _grey(seen: Seen) -> np.ndarray:
-    return seen.image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
-
-
-def _faded(seen: Seen) -> np.ndarray:
-    """The picture in light grey, as a background for points and colours."""
-    return _grey(seen) // 2 + 120
-
-
-def _framed(ax: Axes) -> Axes:
-    ax.set(xlim=(0, SIZE), ylim=(SIZE, 0))
-    return ax
+    return star(ax, example.projected(example.records.batch().target)[0, joint])
