@@ -28,29 +28,21 @@ from humr.skeletons import BODY22, COCO17, SKELETONS, SMPLX55
 if TYPE_CHECKING:
     from smplx import SMPLXLayer
 
-
-# Body files: find, read and check `.npz` files in the layout of SMPL-X.
-#
-# The open body of this repository has that layout too, and adds key-point regressors.
-
-
 OPEN_BODIES = ("small", "full")
 BETAS = 11
 # Columns of a file that holds 300 shape and 100 expression directions; shorter files have 10 + 10.
 _LONG_FILE, _SHORT_FILE_BETAS = 400, 10
 _DAMAGED = "Usual cause: a broken or partial download, or a file in another format"
-
-
-def _body_ancestors() -> tuple[int, ...]:
-    """For each of the 55 joints, the nearest of the 22 body joints at or above it."""
-    found: list[int] = []
-    for joint, parent in enumerate(SMPLX55.parents):
-        found.append(joint if joint < len(BODY22) else found[parent])
-    return tuple(found)
-
-
-# The body joint that each of the 55 moves with while jaw, eyes and fingers stay at the identity.
-ANCESTORS = _body_ancestors()
+# Vertices of nose, eyes and ears in the SMPL-X mesh (the numbers that `smplx` has built in).
+_SMPLX_VERTICES = 10475
+_SMPLX_FACE = {
+    "nose": 9120, "right_eye": 9929, "left_eye": 9448, "right_ear": 616, "left_ear": 6,
+}  # fmt: skip
+# The body joint that each of the 55 moves with while jaw, eyes and fingers stay at the identity:
+# the nearest of the 22 body joints at or above it.
+ANCESTORS = tuple(range(len(BODY22)))
+for _parent in SMPLX55.parents[len(BODY22) :]:
+    ANCESTORS += (ANCESTORS[_parent],)
 
 
 @dataclass(frozen=True)
@@ -65,290 +57,6 @@ class BodyParts:
     joint_regressor: Tensor  # (55, V)
     regressors: dict[str, Tensor]  # (K, V)
     part: Tensor  # (V,) int64: the joint of the 55 that moves the vertex most
-
-
-def body_path(name_or_path: str | Path) -> Path:
-    """Return the file of a body by its short name or path."""
-    path = Path(name_or_path)
-    if str(name_or_path) in OPEN_BODIES:
-        path = DATA / f"open_body_{name_or_path}.npz"
-    if path.suffix == ".pkl":
-        raise ValueError(
-            f"{path}: pickled body files run code when read and are refused; use the .npz of the "
-            "same model (every SMPL-X download has both)"
-        )
-    if not path.is_file():
-        raise ValueError(
-            f"no body file {path}; expected {' or '.join(map(repr, OPEN_BODIES))} or the path of "
-            "an SMPL-X .npz file. Usual cause: a licensed file that was not downloaded yet"
-        )
-    return path
-
-
-def _parts(path: Path, data: NpzFile) -> BodyParts:
-    """Check a body file and take from it what is used."""
-    keys = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
-    missing = [key for key in keys if key not in data.files]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; expected an SMPL-X body with "
-            f"{', '.join(keys)}; got {', '.join(data.files[:12]) or 'nothing'}. "
-            "Usual cause: a pose or parameter file instead of a model file"
-        )
-    template = data["v_template"]
-    count = len(template)
-    _expect(path, "v_template", template.shape, (count, 3))
-    weights, regressor = data["weights"], data["J_regressor"]
-    _expect(path, "weights", weights.shape, (count, len(SMPLX55)))
-    _expect(path, "J_regressor", regressor.shape, (len(SMPLX55), count))
-    _check_tree(path, data["kintree_table"])
-    faces, shapes = data["f"], data["shapedirs"]
-    _expect(path, "f", faces.shape, (len(faces), 3))
-    if faces.max() >= count:
-        raise ValueError(f"{path}: faces name vertex {faces.max()}, but there are only {count}")
-    _expect(path, "shapedirs", shapes.shape, (count, 3, shapes.shape[-1]))
-    betas = BETAS if shapes.shape[-1] >= _LONG_FILE else _SHORT_FILE_BETAS
-    if shapes.shape[-1] < betas:
-        raise ValueError(f"{path}: shapedirs has {shapes.shape[-1]} columns; expected >= {betas}")
-    return BodyParts(
-        faces=torch.from_numpy(faces.astype(np.int64)),
-        template=_real(path, "v_template", template),
-        shape_directions=_real(path, "shapedirs", shapes[..., :betas]),
-        pose_directions=_pose_directions(path, data, count),
-        weights=_folded(_real(path, "weights", weights)),
-        joint_regressor=_real(path, "J_regressor", regressor),
-        regressors=_regressors(path, data, count),
-        part=torch.from_numpy(weights.argmax(1)),
-    )
-
-
-def _regressors(path: Path, data: NpzFile, count: int) -> dict[str, Tensor]:
-    """Return the key-point regressors of an open body; none for an original SMPL-X file."""
-    found = {}
-    for key in (k for k in data.files if k.startswith("regressor_")):
-        name, values = key.removeprefix("regressor_"), data[key]
-        names = tuple(data[f"names_{name}"]) if f"names_{name}" in data.files else ()
-        _expect(path, key, values.shape, (len(names), count))
-        if name in SKELETONS and names != SKELETONS[name].names:
-            raise ValueError(
-                f"{path}: {key} must have the rows {', '.join(SKELETONS[name].names)}; got "
-                f"{', '.join(names)}. Usual cause: a file of another version; get both again"
-            )
-        found[name] = _real(path, key, values)
-    return found
-
-
-def _pose_directions(path: Path, data: NpzFile, count: int) -> Tensor | None:
-    """Return the correctives of the 21 body joints, None when all are zero."""
-    if "format" in data.files and str(data["format"]) == "humr open body":
-        return None  # all zero by construction; reading them would take longer than the rest
-    directions = data["posedirs"]
-    _expect(path, "posedirs", directions.shape, (count, 3, 9 * (len(SMPLX55) - 1)))
-    body = directions[..., : 9 * (len(BODY22) - 1)]
-    return _real(path, "posedirs", body) if body.any() else None
-
-
-def _folded(weights: Tensor) -> Tensor:
-    """Add the weights of jaw, eyes and fingers to the body joint that moves them."""
-    folded = weights.new_zeros(len(weights), len(BODY22))
-    return folded.index_add(1, torch.tensor(ANCESTORS), weights)
-
-
-def _check_tree(path: Path, table: np.ndarray) -> None:
-    parents = tuple(table[0, 1:].astype(np.int64)) if table.ndim == 2 else ()
-    if parents != SMPLX55.parents[1:]:
-        raise ValueError(
-            f"{path}: kintree_table must be the SMPL-X tree of {len(SMPLX55)} joints; got shape "
-            f"{table.shape}. Usual cause: a SMPL or SMPL-H file, which has other joints"
-        )
-
-
-def _expect(path: Path, key: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if got != wanted:
-        raise ValueError(
-            f"{path}: {key} must have shape {wanted}; got {got}. Usual cause: a file of another "
-            "body model (SMPL has 24 joints, SMPL-H 52, SMPL-X 55)"
-        )
-
-
-def _real(path: Path, key: str, values: np.ndarray) -> Tensor:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: {key} holds values that are not finite; the file is damaged")
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
-
-
-def read_body(path: Path) -> BodyParts:
-    """Read and check a body file."""
-    with path.open("rb") as file:
-        try:
-            data = np.load(file, allow_pickle=False)
-        except (OSError, EOFError, ValueError, BadZipFile) as error:
-            raise ValueError(f"{path} is no .npz body file: {error}. {_DAMAGED}") from error
-        if not isinstance(data, NpzFile):
-            raise ValueError(f"{path} is no .npz body file: it holds one bare array. {_DAMAGED}")
-        try:
-            return _parts(path, data)
-        except (OSError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read: {error}. {_DAMAGED}") from error
-
-
-# Forward kinematics and linear blend skinning of any tree of joints, for any number of bodies.
-
-
-def _levels(parents: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Joints grouped by their distance from the root."""
-    depth: list[int] = []
-    for parent in parents:
-        depth.append(0 if parent < 0 else depth[parent] + 1)
-    levels = tuple(
-        tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth) + 1)
-    )
-    if sum(levels, ()) != tuple(range(len(parents))):
-        raise ValueError(f"joints must be numbered level by level, the root first; got {parents}")
-    return levels
-
-
-@cache
-def _steps(
-    parents: tuple[int, ...], device: torch.device
-) -> tuple[tuple[slice, Tensor, Tensor], ...]:
-    """For each tree level: its joints, their parents, and the parents' places in their level.
-
-    Kept per device, so that no call copies indices to it.
-    """
-    steps = []
-    with torch.inference_mode(mode=False):  # an inference tensor could not serve in training later
-        for above, level in pairwise(_levels(parents)):
-            over = [parents[j] for j in level]
-            places = torch.tensor([above.index(p) for p in over], device=device)
-            here = slice(level[0], level[-1] + 1)
-            steps.append((here, torch.tensor(over, device=device), places))
-    return tuple(steps)
-
-
-def forward_kinematics(
-    rotations: Float[Tensor, "*#batch joints 3 3"],
-    rest_joints: Float[Tensor, "*#batch joints 3"],
-    parents: tuple[int, ...] = BODY22.parents,
-) -> tuple[Float[Tensor, "*batch joints 3 3"], Float[Tensor, "*batch joints 3"]]:
-    """Turn local rotations into world rotations and joint positions, one tree level at a time.
-
-    R_j = R_parent L_j and p_j = p_parent + R_parent (J_j - J_parent); the root stays at J_0.
-    """
-    batch = torch.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
-    turned = [rotations[..., :1, :, :].expand(*batch, 1, 3, 3)]
-    placed = [rest_joints[..., :1, :].expand(*batch, 1, 3)]
-    for here, over, among_parents in _steps(parents, rotations.device):
-        parent_turned = turned[-1].index_select(-3, among_parents)
-        parent_placed = placed[-1].index_select(-2, among_parents)
-        offsets = rest_joints[..., here, :] - rest_joints.index_select(-2, over)
-        turned.append(parent_turned @ rotations[..., here, :, :])
-        placed.append(parent_placed + (parent_turned @ offsets[..., None])[..., 0])
-    return torch.cat(turned, dim=-3), torch.cat(placed, dim=-2)
-
-
-def skinning_transforms(
-    rotations: Float[Tensor, "*#batch joints 3 3"],
-    rest_joints: Float[Tensor, "*#batch joints 3"],
-    parents: tuple[int, ...] = BODY22.parents,
-) -> tuple[Float[Tensor, "*batch joints 3 3"], Float[Tensor, "*batch joints 3"]]:
-    """Return the transforms x -> A_k x + a_k of the joints: A_k and a_k = p_k - A_k J_k."""
-    turned, placed = forward_kinematics(rotations, rest_joints, parents)
-    return turned, placed - (turned @ rest_joints[..., None])[..., 0]
-
-
-def skin(
-    points: Float[Tensor, "*#batch points 3"],
-    weights: Float[Tensor, "points joints"],
-    linear: Float[Tensor, "*#batch joints 3 3"],
-    shift: Float[Tensor, "*#batch joints 3"],
-) -> Float[Tensor, "*batch points 3"]:
-    """Move points with the joints: v -> sum_k W_vk (A_k v + a_k)."""
-    transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(-2)
-    blended = (weights @ transforms).unflatten(-1, (3, 4))
-    return (blended[..., :3] @ points[..., None])[..., 0] + blended[..., 3]
-
-
-def pose_features(
-    rotations: Float[Tensor, "*batch joints 3 3"],
-) -> Float[Tensor, "*batch features"]:
-    """Return R - I of the joints below the root, row by row: what pose correctives multiply."""
-    eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
-    return (rotations[..., 1:, :, :] - eye).flatten(-3)
-
-
-def combine(
-    directions: Float[Tensor, "points 3 columns"], values: Float[Tensor, "*batch columns"]
-) -> Float[Tensor, "*batch points 3"]:
-    """Return the sum of the directions, each times its value."""
-    return (values @ directions.flatten(0, 1).T).unflatten(-1, directions.shape[:2])
-
-
-def blend(
-    template: Float[Tensor, "points 3"],
-    directions: Float[Tensor, "points 3 betas"],
-    betas: Float[Tensor, "*batch betas"],
-) -> Float[Tensor, "*batch points 3"]:
-    """Return the points of shaped bodies at rest: template + directions b."""
-    return template + combine(directions, betas)
-
-
-# Vertices of nose, eyes and ears in the SMPL-X mesh (the numbers that `smplx` has built in).
-_SMPLX_VERTICES = 10475
-_SMPLX_FACE = {
-    "nose": 9120, "right_eye": 9929, "left_eye": 9448, "right_ear": 616, "left_ear": 6,
-}  # fmt: skip
-
-
-class FoldedRegressor(nn.Module):
-    """A vertex regressor folded with the skinning, so that no vertex is ever computed.
-
-    For output o and joint k with w_ok = sum_v R_ov W_vk != 0 it holds
-    m_ok(b, f) = sum_v R_ov W_vk (t_v + S_v b + P_v f); then
-
-        x_o = sum_k A_k m_ok + w_ok a_k,
-
-    where skinning moves vertex v to sum_k W_vk (A_k v + a_k). Equal to R @ vertices exactly.
-    The pairs (o, k) are stored as a list, about three per output.
-    """
-
-    joints: Tensor  # (pairs,) the joint k of each pair
-    outputs: Tensor  # (outputs, pairs) one where the pair belongs to the output
-    template: Tensor  # (pairs, 3)
-    directions: Tensor  # (pairs, 3, betas)
-    correctives: Tensor | None  # (pairs, 3, 189)
-    mass: Tensor  # (pairs,) w_ok
-
-    def __init__(
-        self,
-        output: Int[Tensor, " pairs"],
-        joints: Int[Tensor, " pairs"],
-        template: Float[Tensor, "pairs 3"],
-        directions: Float[Tensor, "pairs 3 betas"],
-        correctives: Float[Tensor, "pairs 3 features"] | None,
-        mass: Float[Tensor, " pairs"],
-    ) -> None:
-        super().__init__()
-        outputs = nn.functional.one_hot(output).to(template.dtype).T.contiguous()
-        tensors = {"joints": joints, "outputs": outputs, "template": template, "mass": mass}
-        tensors |= {"directions": directions, "correctives": correctives}
-        for key, tensor in tensors.items():
-            self.register_buffer(key, tensor, persistent=False)
-
-    def forward(
-        self,
-        linear: Float[Tensor, "*batch 22 3 3"],
-        shift: Float[Tensor, "*batch 22 3"],
-        betas: Float[Tensor, "*#batch betas"],
-        features: Float[Tensor, "*#batch features"] | None,
-    ) -> Float[Tensor, "*batch outputs 3"]:
-        """Apply to the skinning transforms x -> linear x + shift of the 22 joints."""
-        points = blend(self.template, self.directions, betas)
-        if features is not None and self.correctives is not None:
-            points = points + combine(self.correctives, features)
-        moved = (linear[..., self.joints, :, :] @ points[..., None])[..., 0]
-        moved = moved + self.mass[:, None] * shift[..., self.joints, :]
-        return self.outputs @ moved
 
 
 class Body(nn.Module):
@@ -455,7 +163,7 @@ class Body(nn.Module):
             )
         return self.regress(self._folded[skeleton_name], rotations, betas)
 
-    def fold(self, regressor: Float[Tensor, "outputs vertices"]) -> FoldedRegressor:
+    def fold(self, regressor: Float[Tensor, "outputs vertices"]) -> "FoldedRegressor":
         """Fold any regressor of this body's vertices, for `regress`."""
         if regressor.shape[1] != len(self.template):
             raise ValueError(
@@ -488,6 +196,57 @@ class Body(nn.Module):
             )
 
 
+class FoldedRegressor(nn.Module):
+    """A vertex regressor folded with the skinning, so that no vertex is ever computed.
+
+    For output o and joint k with w_ok = sum_v R_ov W_vk != 0 it holds
+    m_ok(b, f) = sum_v R_ov W_vk (t_v + S_v b + P_v f); then
+
+        x_o = sum_k A_k m_ok + w_ok a_k,
+
+    where skinning moves vertex v to sum_k W_vk (A_k v + a_k). Equal to R @ vertices exactly.
+    The pairs (o, k) are stored as a list, about three per output.
+    """
+
+    joints: Tensor  # (pairs,) the joint k of each pair
+    outputs: Tensor  # (outputs, pairs) one where the pair belongs to the output
+    template: Tensor  # (pairs, 3)
+    directions: Tensor  # (pairs, 3, betas)
+    correctives: Tensor | None  # (pairs, 3, 189)
+    mass: Tensor  # (pairs,) w_ok
+
+    def __init__(
+        self,
+        output: Int[Tensor, " pairs"],
+        joints: Int[Tensor, " pairs"],
+        template: Float[Tensor, "pairs 3"],
+        directions: Float[Tensor, "pairs 3 betas"],
+        correctives: Float[Tensor, "pairs 3 features"] | None,
+        mass: Float[Tensor, " pairs"],
+    ) -> None:
+        super().__init__()
+        outputs = nn.functional.one_hot(output).to(template.dtype).T.contiguous()
+        tensors = {"joints": joints, "outputs": outputs, "template": template, "mass": mass}
+        tensors |= {"directions": directions, "correctives": correctives}
+        for key, tensor in tensors.items():
+            self.register_buffer(key, tensor, persistent=False)
+
+    def forward(
+        self,
+        linear: Float[Tensor, "*batch 22 3 3"],
+        shift: Float[Tensor, "*batch 22 3"],
+        betas: Float[Tensor, "*#batch betas"],
+        features: Float[Tensor, "*#batch features"] | None,
+    ) -> Float[Tensor, "*batch outputs 3"]:
+        """Apply to the skinning transforms x -> linear x + shift of the 22 joints."""
+        points = blend(self.template, self.directions, betas)
+        if features is not None and self.correctives is not None:
+            points = points + combine(self.correctives, features)
+        moved = (linear[..., self.joints, :, :] @ points[..., None])[..., 0]
+        moved = moved + self.mass[:, None] * shift[..., self.joints, :]
+        return self.outputs @ moved
+
+
 def _fold(
     parts: BodyParts | Body, regressor: Float[Tensor, "outputs vertices"]
 ) -> FoldedRegressor:
@@ -516,7 +275,7 @@ def _coco_of_smplx(parts: BodyParts, joints: Tensor, directions: Tensor) -> Fold
     place = torch.tensor([COCO17.index(name) for name in _SMPLX_FACE])
     output = torch.cat([place[face.outputs.argmax(0)], torch.tensor(COCO17.indices(limbs))])
     correctives = face.correctives
-    if correctives is not None:
+    if correctives is not None:  # the joints have none
         still = correctives.new_zeros(len(limbs), *correctives.shape[1:])
         correctives = torch.cat([correctives, still])
     return FoldedRegressor(
@@ -533,6 +292,20 @@ def load_body(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -
     """Load "small" or "full" (the open body) or any file in the layout of `SMPLX_NEUTRAL.npz`."""
     path = body_path(name_or_path)
     return Body(path.stem, read_body(path)).to(dtype)
+
+
+def save_ply(
+    path: str | Path,
+    vertices: Float[Tensor, "vertices 3"] | Float[np.ndarray, "vertices 3"],
+    faces: Int[Tensor, "faces 3"] | Int[np.ndarray, "faces 3"],
+) -> None:
+    """Write one mesh as binary PLY, in metres and in the axes of the vertices."""
+    points, triangles = (
+        x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in (vertices, faces)
+    )
+    import trimesh
+
+    trimesh.Trimesh(points, triangles, process=False).export(Path(path), file_type="ply")
 
 
 def smplx_layer(
@@ -555,15 +328,221 @@ def smplx_layer(
     return layer
 
 
-def save_ply(
-    path: str | Path,
-    vertices: Float[Tensor, "vertices 3"] | Float[np.ndarray, "vertices 3"],
-    faces: Int[Tensor, "faces 3"] | Int[np.ndarray, "faces 3"],
-) -> None:
-    """Write one mesh as binary PLY, in metres and in the axes of the vertices."""
-    points, triangles = (
-        x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in (vertices, faces)
-    )
-    import trimesh
+# ------------------------- forward kinematics and linear blend skinning of any tree of joints
 
-    trimesh.Trimesh(points, triangles, process=False).export(Path(path), file_type="ply")
+
+def forward_kinematics(
+    rotations: Float[Tensor, "*#batch joints 3 3"],
+    rest_joints: Float[Tensor, "*#batch joints 3"],
+    parents: tuple[int, ...] = BODY22.parents,
+) -> tuple[Float[Tensor, "*batch joints 3 3"], Float[Tensor, "*batch joints 3"]]:
+    """Turn local rotations into world rotations and joint positions, one tree level at a time.
+
+    R_j = R_parent L_j and p_j = p_parent + R_parent (J_j - J_parent); the root stays at J_0.
+    """
+    batch = torch.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
+    turned = [rotations[..., :1, :, :].expand(*batch, 1, 3, 3)]
+    placed = [rest_joints[..., :1, :].expand(*batch, 1, 3)]
+    for here, over, among_parents in _steps(parents, rotations.device):
+        parent_turned = turned[-1].index_select(-3, among_parents)
+        parent_placed = placed[-1].index_select(-2, among_parents)
+        offsets = rest_joints[..., here, :] - rest_joints.index_select(-2, over)
+        turned.append(parent_turned @ rotations[..., here, :, :])
+        placed.append(parent_placed + (parent_turned @ offsets[..., None])[..., 0])
+    return torch.cat(turned, dim=-3), torch.cat(placed, dim=-2)
+
+
+def skinning_transforms(
+    rotations: Float[Tensor, "*#batch joints 3 3"],
+    rest_joints: Float[Tensor, "*#batch joints 3"],
+    parents: tuple[int, ...] = BODY22.parents,
+) -> tuple[Float[Tensor, "*batch joints 3 3"], Float[Tensor, "*batch joints 3"]]:
+    """Return the transforms x -> A_k x + a_k of the joints: A_k and a_k = p_k - A_k J_k."""
+    turned, placed = forward_kinematics(rotations, rest_joints, parents)
+    return turned, placed - (turned @ rest_joints[..., None])[..., 0]
+
+
+def skin(
+    points: Float[Tensor, "*#batch points 3"],
+    weights: Float[Tensor, "points joints"],
+    linear: Float[Tensor, "*#batch joints 3 3"],
+    shift: Float[Tensor, "*#batch joints 3"],
+) -> Float[Tensor, "*batch points 3"]:
+    """Move points with the joints: v -> sum_k W_vk (A_k v + a_k)."""
+    transforms = torch.cat([linear, shift[..., None]], dim=-1).flatten(-2)
+    blended = (weights @ transforms).unflatten(-1, (3, 4))
+    return (blended[..., :3] @ points[..., None])[..., 0] + blended[..., 3]
+
+
+def pose_features(
+    rotations: Float[Tensor, "*batch joints 3 3"],
+) -> Float[Tensor, "*batch features"]:
+    """Return R - I of the joints below the root, row by row: what pose correctives multiply."""
+    eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+    return (rotations[..., 1:, :, :] - eye).flatten(-3)
+
+
+def combine(
+    directions: Float[Tensor, "points 3 columns"], values: Float[Tensor, "*batch columns"]
+) -> Float[Tensor, "*batch points 3"]:
+    """Return the sum of the directions, each times its value."""
+    return (values @ directions.flatten(0, 1).T).unflatten(-1, directions.shape[:2])
+
+
+def blend(
+    template: Float[Tensor, "points 3"],
+    directions: Float[Tensor, "points 3 betas"],
+    betas: Float[Tensor, "*batch betas"],
+) -> Float[Tensor, "*batch points 3"]:
+    """Return the points of shaped bodies at rest: template + directions b."""
+    return template + combine(directions, betas)
+
+
+def _levels(parents: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Joints grouped by their distance from the root."""
+    depth: list[int] = []
+    for parent in parents:
+        depth.append(0 if parent < 0 else depth[parent] + 1)
+    levels = tuple(
+        tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth) + 1)
+    )
+    if sum(levels, ()) != tuple(range(len(parents))):
+        raise ValueError(f"joints must be numbered level by level, the root first; got {parents}")
+    return levels
+
+
+@cache
+def _steps(
+    parents: tuple[int, ...], device: torch.device
+) -> tuple[tuple[slice, Tensor, Tensor], ...]:
+    """For each tree level: its joints, their parents, and the parents' places in their level.
+
+    Kept per device, so that no call copies indices to it.
+    """
+    steps = []
+    with torch.inference_mode(mode=False):  # an inference tensor could not serve in training later
+        for above, level in pairwise(_levels(parents)):
+            over = [parents[j] for j in level]
+            places = torch.tensor([above.index(p) for p in over], device=device)
+            here = slice(level[0], level[-1] + 1)
+            steps.append((here, torch.tensor(over, device=device), places))
+    return tuple(steps)
+
+
+# ----------------------------------------- body files: `.npz` files in the layout of SMPL-X
+
+
+def body_path(name_or_path: str | Path) -> Path:
+    """Return the file of a body by its short name or path."""
+    path = Path(name_or_path)
+    if str(name_or_path) in OPEN_BODIES:
+        path = DATA / f"open_body_{name_or_path}.npz"
+    if path.suffix == ".pkl":
+        raise ValueError(
+            f"{path}: pickled body files run code when read and are refused; use the .npz of the "
+            "same model (every SMPL-X download has both)"
+        )
+    if not path.is_file():
+        raise ValueError(
+            f"no body file {path}; expected {' or '.join(map(repr, OPEN_BODIES))} or the path of "
+            "an SMPL-X .npz file. Usual cause: a licensed file that was not downloaded yet"
+        )
+    return path
+
+
+def read_body(path: Path) -> BodyParts:
+    """Read and check a body file."""
+    with path.open("rb") as file:
+        try:
+            data = np.load(file, allow_pickle=False)
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            raise ValueError(f"{path} is no .npz body file: {error}. {_DAMAGED}") from error
+        if not isinstance(data, NpzFile):
+            raise ValueError(f"{path} is no .npz body file: it holds one bare array. {_DAMAGED}")
+        try:
+            return _parts(path, data)
+        except (OSError, EOFError, BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read: {error}. {_DAMAGED}") from error
+
+
+def _parts(path: Path, data: NpzFile) -> BodyParts:
+    """Check a body file and take from it what is used."""
+    keys = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
+    missing = [key for key in keys if key not in data.files]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}; expected an SMPL-X body with "
+            f"{', '.join(keys)}; got {', '.join(data.files[:12]) or 'nothing'}. "
+            "Usual cause: a pose or parameter file instead of a model file"
+        )
+    template, faces, shapes = (data[key] for key in keys[:3])
+    regressor, tree, weights = (data[key] for key in keys[4:])
+    count = len(template)
+    _expect(path, "v_template", template.shape, (count, 3))
+    _expect(path, "weights", weights.shape, (count, len(SMPLX55)))
+    _expect(path, "J_regressor", regressor.shape, (len(SMPLX55), count))
+    _expect(path, "f", faces.shape, (len(faces), 3))
+    _expect(path, "shapedirs", shapes.shape, (count, 3, shapes.shape[-1]))
+    parents = tuple(tree[0, 1:].astype(np.int64)) if tree.ndim == 2 else ()
+    if parents != SMPLX55.parents[1:]:
+        raise ValueError(
+            f"{path}: kintree_table must be the SMPL-X tree of {len(SMPLX55)} joints; got shape "
+            f"{tree.shape}. Usual cause: a SMPL or SMPL-H file, which has other joints"
+        )
+    if faces.max() >= count:
+        raise ValueError(f"{path}: faces name vertex {faces.max()}, but there are only {count}")
+    betas = BETAS if shapes.shape[-1] >= _LONG_FILE else _SHORT_FILE_BETAS
+    if shapes.shape[-1] < betas:
+        raise ValueError(f"{path}: shapedirs has {shapes.shape[-1]} columns; expected >= {betas}")
+    every = _real(path, "weights", weights)  # those of jaw, eyes and fingers go to their ancestors
+    folded = every.new_zeros(count, len(BODY22)).index_add(1, torch.tensor(ANCESTORS), every)
+    return BodyParts(
+        faces=torch.from_numpy(faces.astype(np.int64)),
+        template=_real(path, "v_template", template),
+        shape_directions=_real(path, "shapedirs", shapes[..., :betas]),
+        pose_directions=_pose_directions(path, data, count),
+        weights=folded,
+        joint_regressor=_real(path, "J_regressor", regressor),
+        regressors=_regressors(path, data, count),
+        part=torch.from_numpy(weights.argmax(1)),
+    )
+
+
+def _regressors(path: Path, data: NpzFile, count: int) -> dict[str, Tensor]:
+    """Return the key-point regressors of an open body; none for an original SMPL-X file."""
+    found = {}
+    for key in (k for k in data.files if k.startswith("regressor_")):
+        name, values = key.removeprefix("regressor_"), data[key]
+        names = tuple(data[f"names_{name}"]) if f"names_{name}" in data.files else ()
+        _expect(path, key, values.shape, (len(names), count))
+        if name in SKELETONS and names != SKELETONS[name].names:
+            raise ValueError(
+                f"{path}: {key} must have the rows {', '.join(SKELETONS[name].names)}; got "
+                f"{', '.join(names)}. Usual cause: a file of another version; get both again"
+            )
+        found[name] = _real(path, key, values)
+    return found
+
+
+def _pose_directions(path: Path, data: NpzFile, count: int) -> Tensor | None:
+    """Return the correctives of the 21 body joints, None when all are zero."""
+    if "format" in data.files and str(data["format"]) == "humr open body":
+        return None  # all zero by construction; reading them would take longer than the rest
+    directions = data["posedirs"]
+    _expect(path, "posedirs", directions.shape, (count, 3, 9 * (len(SMPLX55) - 1)))
+    body = directions[..., : 9 * (len(BODY22) - 1)]
+    return _real(path, "posedirs", body) if body.any() else None
+
+
+def _expect(path: Path, key: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if got != wanted:
+        raise ValueError(
+            f"{path}: {key} must have shape {wanted}; got {got}. Usual cause: a file of another "
+            "body model (SMPL has 24 joints, SMPL-H 52, SMPL-X 55)"
+        )
+
+
+def _real(path: Path, key: str, values: np.ndarray) -> Tensor:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: {key} holds values that are not finite; the file is damaged")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
