@@ -141,16 +141,10 @@ def posterior_of(
     box: Any = None,  # noqa: ANN401 - four numbers or nothing; checked by the detector
     focal: float | None = None,
 ) -> Posterior:
-    """Detect a person and draw hypotheses of the 3D body.
+    """Detect a person and draw the mode and random hypotheses of the 3D body.
 
-    Args:
-        image: RGB.
-        model: a trained network.
-        detector: the 2D detector.
-        hypotheses: number of random hypotheses beside the mode.
-        generator: of all noise.
-        box: x0, y0, x1, y1 in pixels around the person; without it the largest person is taken.
-        focal: focal length in pixels; without it the image diagonal (CLIFF).
+    `box` is x0, y0, x1, y1 in pixels around the person, without it the largest person is taken;
+    `focal` is in pixels, without it the image diagonal (CLIFF).
     """
     if hypotheses < 2:
         raise ValueError(f"hypotheses must be at least 2; got {hypotheses}")
