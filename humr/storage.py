@@ -88,12 +88,13 @@ class TensorRecord:
 
 
 def _rows(value: Any, index: slice | Tensor) -> Any:  # noqa: ANN401
-    match value:
-        case Tensor() | TensorRecord():
+    match value, index:
+        case (Tensor() | TensorRecord(), _) | (np.ndarray() | tuple(), slice()):
             return value[index]
-        case np.ndarray() | tuple():
-            chosen = np.asarray(value)[torch.arange(len(value))[index].numpy()]
-            return tuple(chosen.tolist()) if isinstance(value, tuple) else chosen
+        case np.ndarray(), Tensor():
+            return value[index.numpy()]
+        case tuple(), Tensor():
+            return tuple(np.array(value, object)[index.numpy()])
         case _:
             return value
 

@@ -1,3 +1,5 @@
+"""Tests of humr.config."""
+
 import json
 from dataclasses import replace
 

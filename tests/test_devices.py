@@ -1,3 +1,5 @@
+"""Tests of humr.devices: the choice of a device, noise, precision."""
+
 import pytest
 import torch
 

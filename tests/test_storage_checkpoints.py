@@ -1,3 +1,5 @@
+"""Tests of humr.storage: checkpoints."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""Tests of humr.devices: switches for faster kernels."""
+
 import copy
 import warnings
 from functools import partial

@@ -1,3 +1,5 @@
+"""Tests of humr.heatmaps: Gaussians by least squares, against SciPy's."""
+
 import math
 from dataclasses import replace
 
