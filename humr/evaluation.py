@@ -99,13 +99,7 @@ class Forecast:
     joints: Float[Tensor, "batch hypotheses joints 3"]  # those of `Truth.joints`
     coco17: Float[Tensor, "batch hypotheses 17 3"]  # in camera space
     errors: Float[Tensor, "batch hypotheses kinds"]  # `KINDS`, metres; of photographs no "wpve"
-    mean_vertices: Float[Tensor, "batch vertices 3"]  # over the hypotheses that count
-    include_z0: bool = True  # whether the mode counts as one of the hypotheses
-
-    @property
-    def counted(self) -> slice:
-        """The hypotheses among which the best is looked for."""
-        return slice(0 if self.include_z0 else 1, None)
+    mean_vertices: Float[Tensor, "batch vertices 3"]  # over all hypotheses
 
     @property
     def random(self) -> slice:
@@ -313,21 +307,20 @@ def accuracy(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
     rotations; the median is the hypothesis that is nearest to all others (`metrics.medoid`).
     `wpve` weights the vertices by area.
     """
-    errors, joints = _errors(drawn), drawn.joints[:, drawn.counted]
-    mean, middle = metrics.mean_pose(joints), metrics.medoid(joints)[:, None]
+    errors = _errors(drawn)
+    mean, middle = metrics.mean_pose(drawn.joints), metrics.medoid(drawn.joints)[:, None]
     of_mean = {
         "mpjpe": 1e3 * metrics.mpjpe(mean, truth.joints),
         "pa_mpjpe": 1e3 * metrics.pa_mpjpe(mean, truth.joints),
         "pve": 1e3 * metrics.pve(drawn.mean_vertices, truth.vertices),
     }
-    counted = {name: error[:, drawn.counted] for name, error in errors.items()}
     result = {f"{name}_mode": error[:, 0] for name, error in errors.items()}
-    result |= {f"{name}_best": error.amin(-1) for name, error in counted.items()}
+    result |= {f"{name}_best": error.amin(-1) for name, error in errors.items()}
     for name, value in of_mean.items():
         result[f"{name}_sample"] = errors[name][:, drawn.random].mean(-1)
         result[f"{name}_mean"] = value
-        result[f"{name}_median"] = counted[name].gather(1, middle)[:, 0]
-        result[f"{name}_worst"] = counted[name].amax(-1)
+        result[f"{name}_median"] = errors[name].gather(1, middle)[:, 0]
+        result[f"{name}_worst"] = errors[name].amax(-1)
     return result
 
 

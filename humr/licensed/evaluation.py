@@ -1,4 +1,4 @@
-r"""What the official code measures of HuMR on 3DPW and EMDB: points, errors, columns.
+r"""HuMR on 3DPW and EMDB as the official code measures it: one row per person.
 
 The network's bodies are SMPL-X, the labels SMPL. A matrix $T$ takes vertices of SMPL-X to SMPL's,
 and every point is taken from that mesh: Human3.6M's joints (3DPW), SMPL's joints by the neutral
@@ -11,6 +11,15 @@ A regressor $R$ of them is one of SMPL-X, $R\,T$, which is folded with the skinn
 | EMDB | SMPL's 24 | middle of the hips | the labelled body's posed joints |
 
 Both meshes are moved by the same root for PVE. Errors are minimised one by one over hypotheses.
+
+Rows have the columns of the open world's, so that notebooks read both alike:
+
+- `dataset` names the test set, 3DPW or EMDB (`data_set`: its file; `merge_occluded`);
+- `image` is a number that no other person of any set has (`row`: that in the annotations);
+- visible are joints that the detector is confident of, under both names that a column has
+  (`spread_hidden`, `paper_spread_hidden`): nobody knows which joints of a photograph are hidden;
+- what is unknown is NaN: likelihoods of labels, which are poses of another body; errors weighted
+  by area; the detector's own landmarks; template and truncation of rendered people.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,76 +77,15 @@ from humr.licensed.smpl import (
 from humr.model import Humr, Observation, People
 from humr.skeletons import COCO17, COMMON14, H36M17
 
-# Rows of licensed test sets as notebooks read them: with the columns of the open world's.
-#
-# `evaluate` measures what the official code does, and names it so; `paper_tables` is
-# about that. Notebooks compare variants (`comparisons`), for which
-#
-# - `dataset` names the test set: 3DPW or EMDB. EMDB's occluded people are among all of EMDB,
-# where
-#   their PercIn and MinDist stand, which all others lack. Those that are not among the people of
-#   EMDB that were tested have a row of their own, and no other value; - `image` is a number that
-# no other person of any set has (`row`: that in the annotations); - visible are joints that the
-# detector is confident of, under both names that a column has
-#   (`spread_hidden`, `paper_spread_hidden`): nobody knows which joints of a photograph are
-# hidden; - what is unknown is NaN: likelihoods of labels, which are poses of another body;
-# errors weighted
-#   by area; the detector's own landmarks; template and truncation of rendered people.
-
-
-BY_VISIBILITY = ("pixels_mode", "pixels_samples", "spread_visible", "spread_hidden",
-                 "percent_inside", "mask_distance", "hidden")  # fmt: skip
+FOCAL = ("diagonal", "given")
+SAME = 1e-2  # px by which the boxes of a batch may differ from those of its annotations
+# Columns of the open world's rows that photographs have not.
 UNKNOWN = ("nll", "wpve_mode", "wpve_best", "pa_limbs_mode", "pa_limbs_detector", "template",
            "truncated")  # fmt: skip
+_ABOUT = ("variant", "seed", "key", "seconds", "steps", "dataset", "data_set", "image", "row",
+          "photograph", "hypotheses")  # fmt: skip
+_ON_MASK = (*ON_MASK, *(f"paper_{name}" for name in ON_MASK))
 
-_ABOUT = ("variant", "seed", "key", "seconds", "steps", "data_set", "image", "photograph",
-          "hypotheses")  # fmt: skip
-
-
-def as_study(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of `evaluate` as `studies.rows` gives them.
-
-    Args:
-        rows: of any variants and seeds; columns that say which are kept.
-    """
-    rows = _merged(rows)
-    twins = {f"paper_{name}": rows[name] for name in BY_VISIBILITY}
-    found = numbered(rows).assign(**twins, **dict.fromkeys(UNKNOWN, np.nan))
-    on_mask = [*ON_MASK, *(f"paper_{name}" for name in ON_MASK)]
-    others = found.columns.difference([*_ABOUT, *on_mask, "dataset", "row"])
-    if WHOLE in set(found["data_set"]):
-        found[others] = found[others].mask(found["data_set"] == OCCLUDED)
-    return found
-
-
-def _merged(rows: pd.DataFrame) -> pd.DataFrame:
-    """Move PercIn and MinDist of EMDB's occluded people to where they are among all of EMDB.
-
-    Photographs of EMDB show one annotated person each.
-    """
-    keys = ["variant", "seed", "photograph"]
-    occluded = rows["data_set"] == OCCLUDED
-    whole = (rows["data_set"] == WHOLE) & ~rows.duplicated(["data_set", *keys], keep=False)
-    theirs = rows.loc[occluded].drop_duplicates(keys).set_index(keys)[list(ON_MASK)]
-    places = pd.MultiIndex.from_arrays([rows[name] for name in keys], names=keys)
-    known = whole & places.isin(theirs.index)
-    merged = rows.copy()
-    merged.loc[known, list(ON_MASK)] = theirs.reindex(places[known]).to_numpy()
-    gone = occluded & places.isin(places[known])
-    return merged.loc[~gone].reset_index(drop=True)
-
-
-def numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """Name the test set, and give people numbers that no others have; `row` keeps the old ones."""
-    names = list(rows["data_set"])
-    return rows.assign(
-        dataset=[DATASETS[name] for name in names],
-        row=rows["image"],
-        image=rows["image"] + [FIRST * TEST.index(name) for name in names],
-    )
-
-
-KINDS = ("mpjpe", "pa_mpjpe", "pve")
 # Vertices of SMPL's mesh (the numbers that the package smplx has built in).
 FACE: Mapping[str, int] = {
     "nose": 332, "right_eye": 6260, "left_eye": 2800, "right_ear": 4071, "left_ear": 583,
@@ -150,7 +98,179 @@ SMPL = slice(H36M.stop, H36M.stop + len(SMPL24))
 COCO = slice(SMPL.stop, SMPL.stop + len(COCO17))
 # Half a pixel of the mask, in units of the crop: the official code measures distances from points
 # whose pixel 0 covers 0..1 to whole numbers, so that a mask lies half a pixel to the upper left.
-_HALF = 1 / EVALUATION_SIZE
+HALF_PIXEL = 1 / EVALUATION_SIZE
+
+# ------------------------------------------------------------------------- rows
+
+
+@torch.no_grad()
+def evaluate(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    evaluator: "SmplEvaluator",
+    *,
+    hypotheses: int = 100,
+    seed: int = 0,
+    focal: str = "diagonal",
+    root: Path = LICENSED,
+) -> pd.DataFrame:
+    """Measure the posterior of every person of a test set.
+
+    Args:
+        model: in evaluation mode; everything happens on its device.
+        pairs: what the network sees, and the labels of the same people.
+        evaluator: from `load_evaluator`.
+        hypotheses: among which the best is looked for, the mode first.
+        seed: of the random hypotheses.
+        focal: "diagonal" takes the photograph's diagonal whatever is known (official), "given"
+            the batch's focal length.
+        root: the licensed folder, for masks of people (`emdb-p1-occl`).
+    """
+    return table(
+        {
+            **_about(people),
+            "hypotheses": hypotheses,
+            **accuracy(drawn, truth),
+            **consistency(drawn, truth),
+            **scores(drawn, truth),
+            **calibration(drawn, truth),
+            "log_det": log_volume(model, observation),
+            **dict.fromkeys(UNKNOWN, np.nan),
+        }
+        for drawn, truth, observation, people in _forecasts(
+            model, pairs, evaluator, hypotheses, seed, focal, root
+        )
+    )
+
+
+@torch.no_grad()
+def curve(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    evaluator: "SmplEvaluator",
+    counts: Sequence[int],
+    *,
+    seed: int = 0,
+    focal: str = "diagonal",
+    root: Path = LICENSED,
+) -> pd.DataFrame:
+    """Measure the best of n and the energy score for every n in `counts`: a row per person and n.
+
+    The energy score is that of n hypotheses without the mode, which stands alone for n = 1.
+    """
+    parts = _forecasts(model, pairs, evaluator, largest_count(counts), seed, focal, root)
+    return table(
+        {
+            **_about(people),
+            **best_of_n(drawn, n),
+            "energy_score": _energy(drawn, truth, n),
+            "n": n,
+        }
+        for drawn, truth, _, people in parts
+        for n in counts
+    )
+
+
+def _energy(drawn: Forecast, truth: "Truth", n: int) -> Tensor:
+    if n == 1:
+        return 1e3 * drawn.errors[:, 0, 0]
+    if n == 2:
+        return torch.full_like(drawn.errors[:, 0, 0], torch.nan)
+    return 1e3 * metrics.energy_score(drawn.joints[:, 1:n], truth.joints)
+
+
+def _about(people: Annotations) -> dict[str, Any]:
+    """Columns that say who somebody is."""
+    return {
+        "data_set": people.name,
+        "dataset": DATASETS[people.name],
+        "image": people.row + FIRST * TEST.index(people.name),
+        "row": people.row,
+        "photograph": people.image,
+    }
+
+
+def merge_occluded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Count EMDB's occluded people among all of EMDB, where they have all other values.
+
+    Their PercIn and MinDist move there, which all others lack. Those who are not among the people
+    of EMDB that were tested keep a row of their own, and no other value. Rows have the columns
+    `variant` and `seed`; photographs of EMDB show one annotated person each.
+    """
+    keys, on_mask = ["variant", "seed", "photograph"], list(_ON_MASK)
+    occluded = rows["data_set"] == OCCLUDED
+    whole = (rows["data_set"] == WHOLE) & ~rows.duplicated(["data_set", *keys], keep=False)
+    theirs = rows.loc[occluded].drop_duplicates(keys).set_index(keys)[on_mask]
+    places = pd.MultiIndex.from_arrays([rows[name] for name in keys], names=keys)
+    known = whole & places.isin(theirs.index)
+    merged = rows.copy()
+    merged.loc[known, on_mask] = theirs.reindex(places[known]).to_numpy()
+    gone = occluded & places.isin(places[known])
+    merged = merged.loc[~gone].reset_index(drop=True)
+    if WHOLE in set(merged["data_set"]):
+        others = merged.columns.difference([*_ABOUT, *on_mask])
+        merged[others] = merged[others].mask(merged["data_set"] == OCCLUDED)
+    return merged
+
+
+def _forecasts(
+    model: Humr,
+    pairs: Iterable[tuple[Batch, Annotations]],
+    evaluator: "SmplEvaluator",
+    hypotheses: int,
+    seed: int,
+    focal: str,
+    root: Path,
+) -> Iterator[tuple[Forecast, "Truth", Observation, Annotations]]:
+    """Draw and measure the hypotheses of some people at a time, fewer if there are many."""
+    if hypotheses < 1:
+        raise ValueError(f"hypotheses must be at least 1; got {hypotheses}")
+    if focal not in FOCAL:
+        raise ValueError(f"focal must be one of {', '.join(FOCAL)}; got {focal!r}")
+    if model.training:
+        raise ValueError("the network is in training mode, its dropout is on: call model.eval()")
+    device = model.flow.mean.device
+    generator, evaluator = torch.Generator().manual_seed(seed), evaluator.to(device)
+    size = max(1, BODIES // hypotheses)
+    for batch, people in tqdm(pairs, desc="evaluation", mininterval=2):
+        _check_pair(model, batch, people)
+        for start in range(0, len(batch), size):
+            here = slice(start, start + size)
+            some, seen = people[here], batch[here]
+            seen = (with_diagonal(seen) if focal == "diagonal" else seen).to(device)
+            truth = truth_of(some, seen, evaluator, evaluation_masks(some, root=root))
+            observation = model.observe(seen)
+            pieces = model.stream(observation, hypotheses, generator, piece=evaluation.PIECE)
+            yield forecast(pieces, truth, evaluator), truth, observation, some
+
+
+def _check_pair(model: Humr, batch: Batch, people: Annotations) -> None:
+    if len(batch) != len(people):
+        raise ValueError(
+            f"a batch and its annotations must be of the same people; got {len(batch)} and "
+            f"{len(people)}"
+        )
+    if data_set(people.name).split != "test":
+        raise ValueError(f"{people.name} is for training; only test sets have SMPL's labels")
+    distance = (batch.box.cpu() - people.box).abs().max()
+    if distance > SAME:
+        raise ValueError(
+            f"boxes of the batch and of its annotations must agree; they differ by {distance:.3g} "
+            "px. Usual cause: boxes that were varied for training, or rows in another order"
+        )
+    expected, got = len(model.encoder.feature_mean), batch.features.shape[1]
+    if expected != got:
+        raise ValueError(f"the network reads {expected} image features; the batch holds {got}")
+
+
+def with_diagonal(batch: Batch) -> Batch:
+    """Show the network and the camera the photograph's diagonal as focal length."""
+    focal, box = default_focal(batch.image_size), batch.box
+    info = box_info(box[:, :2], box[:, 2], focal, batch.image_size)
+    return replace(batch, focal=focal, box_info=info)
+
+
+# ------------------------------------------------------------------------- bodies and points
 
 
 class SmplEvaluator(nn.Module):
@@ -247,15 +367,15 @@ class Truth(evaluation.Truth):
 def truth_of(
     people: Annotations,
     seen: Batch,
-    yardstick: SmplEvaluator,
+    evaluator: SmplEvaluator,
     mask: Bool[Tensor, "batch rows rows"] | None = None,
 ) -> Truth:
     """Collect the labels: SMPL's bodies of everybody's gender, 2D joints, visibility."""
     source, device = data_set(people.name).source, seen.box.device
-    like = yardstick.h36m
+    like = evaluator.h36m
     rotations = rotvec_to_matrix(people.pose.to(like))
-    vertices, joints = yardstick.smpl.posed(people.gender, rotations, people.betas.to(like))
-    points = torch.cat([yardstick.h36m @ vertices, joints], 1)
+    vertices, joints = evaluator.smpl.posed(people.gender, rotations, people.betas.to(like))
+    points = torch.cat([evaluator.h36m @ vertices, joints], 1)
     joints, root = _about_root(points, source)
     visible = people.keypoints[..., 2].to(device) > evaluation.CERTAIN
     judged = people.mask_valid.to(device) if mask is not None else visible.new_zeros(len(people))
@@ -264,7 +384,7 @@ def truth_of(
         seen=seen,
         joints=joints,
         vertices=vertices - root,
-        coco17=yardstick.coco17 @ vertices - root,
+        coco17=evaluator.coco17 @ vertices - root,
         keypoints=box_coordinates(people.true_keypoints, people.box).to(device),
         visible=visible,
         hidden=~visible,
@@ -310,58 +430,37 @@ def _about_root(points: Tensor, source: str) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def forecast(
-    pieces: Iterable[People], truth: Truth, yardstick: SmplEvaluator, *, include_z0: bool = True
-) -> Forecast:
+def forecast(pieces: Iterable[People], truth: Truth, evaluator: SmplEvaluator) -> Forecast:
     """Measure hypotheses as they come, in pieces of any number; the first one is the mode."""
-    parts, total, counted = [], torch.zeros_like(truth.vertices), 0
-    for people in pieces if include_z0 else _mode_apart(pieces):
-        *kept, added = _measured(people, truth, yardstick)
-        if include_z0 or parts:  # else it is the mode alone
-            total += added
-            counted += people.sixd.shape[1]
+    parts, total, count = [], torch.zeros_like(truth.vertices), 0
+    for people in pieces:
+        *kept, added = _measured(people, truth, evaluator)
         parts.append(kept)
+        total += added
+        count += people.sixd.shape[1]
     joints, coco, errors = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-    return Forecast(joints, coco, errors, total / counted, include_z0)
-
-
-def _mode_apart(pieces: Iterable[People]) -> Iterator[People]:
-    """Give the first hypothesis by itself."""
-    for place, people in enumerate(pieces):
-        if place == 0:
-            yield people[:, :1]
-        rest = people[:, 1:] if place == 0 else people
-        if rest.sixd.shape[1]:
-            yield rest
+    return Forecast(joints, coco, errors, total / count)
 
 
 def _measured(
-    people: People, truth: Truth, yardstick: SmplEvaluator
+    people: People, truth: Truth, evaluator: SmplEvaluator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Joints, COCO-17 and errors of some hypotheses, and the sum of their surfaces."""
-    body, like = yardstick.body, yardstick.h36m
+    body, like = evaluator.body, evaluator.h36m
     betas, translation = (each.to(like) for each in evaluation.of_image(people))
     rotations = people.rotations.to(like)
-    points = body.regress(yardstick.points, rotations, betas[:, None])
+    points = body.regress(evaluator.points, rotations, betas[:, None])
     joints, root = _about_root(points, truth.source)
     surface, total = torch.empty_like(joints[..., 0, 0]), torch.empty_like(truth.vertices)
     for image, target in enumerate(truth.vertices):
         surface[image], total[image] = transferred_errors(
-            body,
-            yardstick.transfer,
-            yardstick.chosen,
-            rotations[image],
-            betas[image],
-            -root[image, :, 0],
-            target,
-        )
+            body, evaluator.transfer, evaluator.chosen,
+            rotations[image], betas[image], -root[image, :, 0], target,
+        )  # fmt: skip
     target = truth.joints[:, None]
     errors = [metrics.mpjpe(joints, target), metrics.pa_mpjpe(joints, target), surface]
     coco = points[..., COCO, :] + translation[:, None, None]
     return joints, coco, torch.stack(errors, -1), total
-
-
-# ------------------------------------------------------------------------- columns
 
 
 def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
@@ -369,200 +468,22 @@ def consistency(drawn: Forecast, truth: Truth) -> dict[str, Tensor]:
 
     2D errors (pixels of 256) are of joints that the detector is confident of, against the labels;
     "samples" leaves the mode out. The spread (mm) and the distances to the mask are of all
-    hypotheses that count. `visible`, `hidden` and `counted` joints weigh an image in the official
-    averages; `counted` are hidden joints of people with a good mask, wherever they project to.
+    hypotheses. `visible`, `hidden` and `counted` joints weigh an image in the official averages;
+    `counted` are hidden joints of people with a good mask, wherever they project to.
     """
     pixels = truth.seen.to_crop(drawn.coco17)
     error = evaluation.PIXELS / 2 * metrics.joint_distance(pixels, truth.keypoints[:, None])
-    hypotheses = pixels[:, drawn.counted]
-    distance = torch.full_like(hypotheses[..., 0], torch.nan)
+    distance = torch.full_like(pixels[..., 0], torch.nan)
     if truth.mask is not None:
-        distance = evaluation.mask_distances(hypotheses + _HALF, truth.mask)
+        distance = evaluation.mask_distances(pixels + HALF_PIXEL, truth.mask)
+    joints = {"visible": truth.visible, "hidden": truth.hidden, "counted": truth.counted}
     columns = evaluation.agreement(
         mode=error[:, 0],
         samples=error[:, drawn.random].mean(1),
-        spread=1e3 * metrics.spread(drawn.coco17[:, drawn.counted]),
+        spread=1e3 * metrics.spread(drawn.coco17),
         distance=distance,
-        visible=truth.visible,
-        hidden=truth.hidden,
-        counted=truth.counted,
+        **joints,
     )
-    numbers = {"visible": truth.visible, "hidden": truth.hidden, "counted": truth.counted}
-    return columns | {name: joints.sum(-1) for name, joints in numbers.items()}
-
-
-# Evaluate HuMR on 3DPW and EMDB as the official code does: one row per person.
-#
-# `paper_tables` turns the rows into the paper's tables. What is measured is in
-# `official_measures`.
-
-
-FOCAL = ("diagonal", "given")
-SAME = 1e-2  # px by which the boxes of a batch may differ from those of its annotations
-
-
-@torch.no_grad()
-def evaluate(
-    model: Humr,
-    pairs: Iterable[tuple[Batch, Annotations]],
-    yardstick: SmplEvaluator,
-    *,
-    hypotheses: int = 100,
-    seed: int = 0,
-    include_z0: bool = True,
-    focal: str = "diagonal",
-    root: Path = LICENSED,
-) -> pd.DataFrame:
-    """Measure the posterior of every person of a test set.
-
-    Args:
-        model: in evaluation mode; everything happens on its device.
-        pairs: what the network sees, and the labels of the same people.
-        yardstick: from `load_evaluator`.
-        hypotheses: among which the best is looked for.
-        seed: of the random hypotheses.
-        include_z0: whether the mode is one of the hypotheses (official); else all are random.
-        focal: "diagonal" takes the photograph's diagonal whatever is known (official), "given"
-            the batch's focal length.
-        root: the licensed folder, for masks of people (`emdb-p1-occl`).
-
-    Returns:
-        `data_set`, `image` (row in the annotations: unique, unlike photographs), `photograph`,
-        `hypotheses`, and the columns of `official_measures.accuracy`, `.consistency` and of
-        `official_scores`; `log_det` as in `evaluation.density`.
-    """
-    parts = _forecasts(
-        model, pairs, yardstick, hypotheses, seed, include_z0=include_z0, focal=focal, root=root
-    )
-    return table(
-        {
-            **_about(people),
-            "hypotheses": hypotheses,
-            **accuracy(drawn, truth),
-            **consistency(drawn, truth),
-            **scores(drawn, truth),
-            **calibration(drawn, truth),
-            "log_det": log_volume(model, observation),
-        }
-        for drawn, truth, observation, people in parts
-    )
-
-
-@torch.no_grad()
-def curve(
-    model: Humr,
-    pairs: Iterable[tuple[Batch, Annotations]],
-    yardstick: SmplEvaluator,
-    counts: Sequence[int],
-    *,
-    seed: int = 0,
-    focal: str = "diagonal",
-    root: Path = LICENSED,
-) -> pd.DataFrame:
-    """Measure the best of n and the energy score for every n in `counts`.
-
-    One row per person and n: `data_set`, `image`, `photograph`, `n`, and of every error of
-    `official_measures.KINDS` `_best` and `_expected`, mm.
-    """
-    most = largest_count(counts)
-    parts = _forecasts(
-        model, pairs, yardstick, most, seed, include_z0=True, focal=focal, root=root
-    )
-    return table(
-        {
-            **_about(people),
-            **best_of_n(drawn, n),
-            "energy_score": _energy(drawn, truth, n),
-            "n": n,
-        }
-        for drawn, truth, _, people in parts
-        for n in counts
-    )
-
-
-def _energy(drawn: Forecast, truth: Truth, n: int) -> Tensor:
-    """Energy score of n hypotheses without the mode, which stands alone for n = 1; mm."""
-    if n == 1:
-        return 1e3 * drawn.errors[:, 0, 0]
-    if n == 2:
-        return torch.full_like(drawn.errors[:, 0, 0], torch.nan)
-    return 1e3 * metrics.energy_score(drawn.joints[:, 1:n], truth.joints)
-
-
-def _forecasts(
-    model: Humr,
-    pairs: Iterable[tuple[Batch, Annotations]],
-    yardstick: SmplEvaluator,
-    hypotheses: int,
-    seed: int,
-    *,
-    include_z0: bool,
-    focal: str,
-    root: Path,
-) -> Iterator[tuple[Forecast, Truth, Observation, Annotations]]:
-    """Draw and measure the hypotheses of some people at a time."""
-    _check(model, hypotheses, focal)
-    device = model.flow.mean.device
-    generator, yardstick = torch.Generator().manual_seed(seed), yardstick.to(device)
-    for batch, people in _parts(pairs, hypotheses):
-        _check_pair(model, batch, people)
-        seen = (with_diagonal(batch) if focal == "diagonal" else batch).to(device)
-        masks = evaluation_masks(people, root=root)
-        truth = truth_of(people, seen, yardstick, masks)
-        observation = model.observe(seen)
-        pieces = model.stream(
-            observation, hypotheses + (not include_z0), generator, piece=evaluation.PIECE
-        )
-        drawn = forecast(pieces, truth, yardstick, include_z0=include_z0)
-        yield drawn, truth, observation, people
-
-
-def _about(people: Annotations) -> dict[str, Any]:
-    """Columns that say who somebody is."""
-    return {"data_set": people.name, "image": people.row, "photograph": people.image}
-
-
-def _parts(
-    pairs: Iterable[tuple[Batch, Annotations]], hypotheses: int
-) -> Iterator[tuple[Batch, Annotations]]:
-    """Cut batches, the shorter the more hypotheses each image has."""
-    size = max(1, BODIES // hypotheses)
-    for batch, people in tqdm(pairs, desc="evaluation", mininterval=2):
-        if len(batch) != len(people):
-            raise ValueError(
-                f"a batch and its annotations must be of the same people; got {len(batch)} and "
-                f"{len(people)}"
-            )
-        for start in range(0, len(batch), size):
-            here = slice(start, start + size)
-            yield batch[here], people[here]
-
-
-def with_diagonal(batch: Batch) -> Batch:
-    """Show the network and the camera the photograph's diagonal as focal length."""
-    focal, box = default_focal(batch.image_size), batch.box
-    info = box_info(box[:, :2], box[:, 2], focal, batch.image_size)
-    return replace(batch, focal=focal, box_info=info)
-
-
-def _check(model: Humr, hypotheses: int, focal: str) -> None:
-    if hypotheses < 1:
-        raise ValueError(f"hypotheses must be at least 1; got {hypotheses}")
-    if focal not in FOCAL:
-        raise ValueError(f"focal must be one of {', '.join(FOCAL)}; got {focal!r}")
-    if model.training:
-        raise ValueError("the network is in training mode, its dropout is on: call model.eval()")
-
-
-def _check_pair(model: Humr, batch: Batch, people: Annotations) -> None:
-    if data_set(people.name).split != "test":
-        raise ValueError(f"{people.name} is for training; only test sets have SMPL's labels")
-    distance = (batch.box.cpu() - people.box).abs().max()
-    if distance > SAME:
-        raise ValueError(
-            f"boxes of the batch and of its annotations must agree; they differ by {distance:.3g} "
-            "px. Usual cause: boxes that were varied for training, or rows in another order"
-        )
-    expected, got = len(model.encoder.feature_mean), batch.features.shape[1]
-    if expected != got:
-        raise ValueError(f"the network reads {expected} image features; the batch holds {got}")
+    counts = {name: each.sum(-1) for name, each in joints.items()}
+    twins = {f"paper_{name}": value for name, value in columns.items()}
+    return columns | twins | counts | {"paper_hidden": counts["hidden"]}

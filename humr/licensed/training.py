@@ -1,6 +1,6 @@
 """HuMR on licensed data, as in the paper: check, train, validate, build from a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from humr.licensed.datasets import (
     PaperRun,
     data_set,
 )
-from humr.licensed.evaluation import load_evaluator, numbered
+from humr.licensed.evaluation import load_evaluator
 from humr.licensed.features import (
     TRAIN,
     VALIDATION,
@@ -235,41 +235,38 @@ def evaluate(
             f"{about['official']} was trained with another backbone than {BACKBONE}, whose "
             "features are evaluated; its results would be wrong"
         )
-    model, yardstick = model.eval(), load_evaluator(root=ROOT)
-    focal = "diagonal" if default_focal else "given"
-    parts = [
-        evaluation.evaluate(
-            model,
-            features.batches(name, ROOT, config.tested, samples=model.heatmap_samples > 0),
-            yardstick,
-            hypotheses=hypotheses,
-            seed=seed,
-            focal=focal,
-            root=ROOT,
-        )
-        for name in (config.test if split == "test" else (split,))
-    ]
-    return pd.concat(parts, ignore_index=True)
+    names = config.test if split == "test" else (split,)
+    options = {"seed": seed, "focal": "diagonal" if default_focal else "given"}
+    return _measured(
+        evaluation.evaluate, model, names, config.tested, hypotheses=hypotheses, **options
+    )
 
 
 def curves(
     model: Humr, config: Licensed, people: int, counts: Sequence[int], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Curves over the number of hypotheses on some people of every test set (`numbered`)."""
-    model, yardstick = model.eval(), load_evaluator(root=ROOT)
+    """Curves over the number of hypotheses on some people of every test set."""
+    names = [name for name in config.test if name != OCCLUDED]
+    return _measured(evaluation.curve, model, names, people, counts=counts, seed=seed)
+
+
+def _measured(
+    measure: Callable[..., pd.DataFrame], model: Humr, names: Sequence[str], people: int, **how: Any
+) -> pd.DataFrame:
+    """Rows of `people` (0: all) of every test set."""
+    model, evaluator = model.eval(), load_evaluator(root=ROOT)
+    samples = model.heatmap_samples > 0
     parts = [
-        evaluation.curve(
+        measure(
             model,
-            features.batches(name, ROOT, people, samples=model.heatmap_samples > 0),
-            yardstick,
-            counts,
-            seed=seed,
+            features.batches(name, ROOT, people, samples=samples),
+            evaluator,
             root=ROOT,
+            **how,
         )
-        for name in config.test
-        if name != OCCLUDED
+        for name in names
     ]
-    return numbered(pd.concat(parts, ignore_index=True))
+    return pd.concat(parts, ignore_index=True)
 
 
 def evaluated_on(config: Licensed) -> str:
@@ -283,6 +280,6 @@ def evaluated_on(config: Licensed) -> str:
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:
-    """Means over people."""
-    numeric = rows.select_dtypes("number")
-    return {str(name): round(float(value), 4) for name, value in numeric.mean().items()}
+    """Means over people, of what is known of them."""
+    numeric = rows.drop(columns=["image", "row"]).select_dtypes("number")
+    return {str(n): round(float(value), 4) for n, value in numeric.mean().dropna().items()}
