@@ -1,4 +1,4 @@
-"""HuMR's Tables 1, 2, 3, S1 and S2 from rows of `official_evaluation`, beside the paper's numbers.
+"""HuMR's Tables 1, 2, 3, S1 and S2 from rows of licensed people, beside the paper's.
 
 Rows hold a column `variant`, and `seed` if there are several, of which the mean is taken. Errors
 are averaged over people; 2D errors, spread, PercIn and MinDist over all joints of the set, as the
@@ -77,7 +77,7 @@ def _check(rows: pd.DataFrame) -> None:
     missing = sorted({*_KEYS, "hypotheses"} - set(rows.columns))
     if missing:
         raise ValueError(
-            f"rows lack {', '.join(missing)}; expected those of `official_evaluation.evaluate` "
+            f"rows lack {', '.join(missing)}; expected those of `licensed.evaluation.evaluate` "
             "with a column `variant` that says of which model"
         )
     unknown = sorted(set(rows["data_set"]) - set(DATASETS))

@@ -47,7 +47,7 @@ from humr.files import (
 )
 from humr.licensed import training as licensed_training
 from humr.licensed.datasets import PaperRun
-from humr.licensed.evaluation import as_study
+from humr.licensed.evaluation import merge_occluded
 from humr.storage import load_model, save_model
 
 SHIPPED = DATA / "checkpoint" / "humr_open"
@@ -327,7 +327,7 @@ def rows(study: str, profile_name: str, *, fresh: bool = False) -> pd.DataFrame:
 def image_rows(job: Variant, profile_name: str) -> pd.DataFrame:
     """Rows of one finished run: one per test image, with the transfer set for lifting.
 
-    Those of licensed people have the columns of the open world (`licensed.evaluation.as_study`).
+    EMDB's occluded people are among all of EMDB (`licensed.evaluation.merge_occluded`).
     """
     run, sizes = job.run, profile(profile_name)
     meshes = isinstance(run, Run)
@@ -344,7 +344,7 @@ def image_rows(job: Variant, profile_name: str) -> pd.DataFrame:
     if not meshes:  # every image gets a number of its own
         parts = [part.assign(image=part["image"] + SPLIT * i) for i, part in enumerate(parts)]
     found = described(job, pd.concat(parts, ignore_index=True))
-    return as_study(found) if isinstance(job.run, PaperRun) else found
+    return merge_occluded(found) if isinstance(job.run, PaperRun) else found
 
 
 def published(profile_name: str) -> pd.DataFrame | None:
@@ -361,7 +361,7 @@ def published(profile_name: str) -> pd.DataFrame | None:
     config, hypotheses = sizes.run.world, sizes.hypotheses
     found = evaluated(weights, config, "test", hypotheses=hypotheses, default_focal=licensed)
     found = found.assign(variant="shipped", seed=0)
-    return as_study(found) if licensed else found
+    return merge_occluded(found) if licensed else found
 
 
 def described(job: Variant, found: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """HuMR on licensed data, as in the paper: check, train, validate, build from a checkpoint."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +236,9 @@ def evaluate(
             f"{about['official']} was trained with another backbone than {BACKBONE}, whose "
             "features are evaluated; its results would be wrong"
         )
-    names = config.test if split == "test" else (split,)
-    options = {"seed": seed, "focal": "diagonal" if default_focal else "given"}
-    return _measured(
-        evaluation.evaluate, model, names, config.tested, hypotheses=hypotheses, **options
-    )
+    focal = "diagonal" if default_focal else "given"
+    measure = partial(evaluation.evaluate, hypotheses=hypotheses, seed=seed, focal=focal)
+    return _measured(model, config.test if split == "test" else (split,), config.tested, measure)
 
 
 def curves(
@@ -247,25 +246,18 @@ def curves(
 ) -> pd.DataFrame:
     """Curves over the number of hypotheses on some people of every test set."""
     names = [name for name in config.test if name != OCCLUDED]
-    return _measured(evaluation.curve, model, names, people, counts=counts, seed=seed)
+    return _measured(model, names, people, partial(evaluation.curve, counts=counts, seed=seed))
 
 
 def _measured(
-    measure: Callable[..., pd.DataFrame], model: Humr, names: Sequence[str], people: int, **how: Any
+    model: Humr, names: Sequence[str], people: int, measure: Callable[..., pd.DataFrame]
 ) -> pd.DataFrame:
-    """Rows of `people` (0: all) of every test set."""
+    """Rows of some people (0: all) of every test set."""
     model, evaluator = model.eval(), load_evaluator(root=ROOT)
-    samples = model.heatmap_samples > 0
-    parts = [
-        measure(
-            model,
-            features.batches(name, ROOT, people, samples=samples),
-            evaluator,
-            root=ROOT,
-            **how,
-        )
-        for name in names
-    ]
+    parts = []
+    for name in names:
+        pairs = features.batches(name, ROOT, people, samples=model.heatmap_samples > 0)
+        parts.append(measure(model, pairs, evaluator, root=ROOT))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -12,7 +12,7 @@ ERRORS = ("mpjpe", "pa_mpjpe", "pve")
 
 
 def evaluated(variant, data_set, count=6, *, seed=0, hypotheses=100):
-    """Rows as `official_evaluation.evaluate` gives them; two people lack visible joints."""
+    """Rows as `licensed.evaluation.evaluate` gives them; two people lack visible joints."""
     rng = np.random.default_rng([seed, ALL.index(data_set), len(variant)])
     rows = {f"{e}_{w}": rng.uniform(30, 90, count) for e in ERRORS for w in ("mode", "best")}
     rows |= {"visible": rng.integers(1, 16, count), "counted": np.zeros(count, int)}

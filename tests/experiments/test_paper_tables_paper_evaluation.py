@@ -19,7 +19,7 @@ from humr.files import DATA
 from humr.licensed import checkpoints, evaluation, features, training
 from humr.licensed.checkpoints import HRNet
 from humr.licensed.datasets import TEST, Licensed, PaperRun
-from humr.licensed.evaluation import as_study
+from humr.licensed.evaluation import merge_occluded
 from humr.licensed.people import SHAPE, read_annotations, sample_path, write_file
 from humr.model import Humr
 from humr.storage import save_model
@@ -125,7 +125,7 @@ def test_some_people_as_a_network_sees_them(apart, generator):
 
 def test_rows_of_a_study_have_the_columns_of_notebooks(apart, checkpoint):
     rows = paper_tables.rows_of({"a": checkpoint}, hypotheses=3)[0]
-    found = as_study(rows)
+    found = merge_occluded(rows)
     known = pd.read_parquet(DATA / "checkpoint" / "test_rows.parquet").columns
     assert set(known) <= set(found.columns)
     assert rows["log_det"].notna().all()

@@ -18,6 +18,7 @@ from humr.model import People
 from humr.skeletons import H36M_FROM_SPIN
 
 DOUBLE = torch.float64
+KINDS = ("mpjpe", "pa_mpjpe", "pve")
 SIZES = {"vertices": world.V, "smplx_vertices": world.X, "face": world.FACE}
 SETS = {"3dpw-test-cam": "3DPW", "emdb-p1": "EMDB", "emdb-p1-occl": "EMDB"}
 
@@ -28,7 +29,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def yardstick(root):
+def evaluator(root):
     return load_evaluator(root=root, dtype=DOUBLE, **SIZES)
 
 
@@ -51,16 +52,16 @@ def by_person(people, i):
     return [tuple(x.numpy() for x in part) for part in parts]
 
 
-def measured(name, yardstick, generator, *, count=3, each=5, cuts=(1, 2, 2), **options):
+def measured(name, evaluator, generator, *, count=3, each=5, cuts=(1, 2, 2)):
     """Columns of some people, and the reference of each."""
     batch, labels = world.people(name, count, dtype=DOUBLE)
     masks = world.mask(count)
     given = torch.from_numpy(masks) if name == "emdb-p1-occl" else None
-    truth = truth_of(labels, batch, yardstick, given)
+    truth = truth_of(labels, batch, evaluator, given)
     people = hypotheses(batch, each, generator)
     starts = np.cumsum([0, *cuts])
     pieces = [people[:, a:b] for a, b in pairwise(starts)]
-    drawn = forecast(pieces, truth, yardstick, **options)
+    drawn = forecast(pieces, truth, evaluator)
     columns = evaluation.accuracy(drawn, truth) | evaluation.consistency(drawn, truth)
     found = [world.reference(SETS[name], labels, batch, i, by_person(people, i))
              for i in range(count)]  # fmt: skip
@@ -75,10 +76,10 @@ def close(got, expected, what=""):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_errors_equal_the_reference(name, yardstick, generator):
-    columns, found, *_ = measured(name, yardstick, generator)
+def test_errors_equal_the_reference(name, evaluator, generator):
+    columns, found, *_ = measured(name, evaluator, generator)
     for i, person in enumerate(found):
-        for kind, errors in zip(evaluation.KINDS, person["errors"].T, strict=True):
+        for kind, errors in zip(KINDS, person["errors"].T, strict=True):
             close(columns[f"{kind}_mode"][i], errors[0], kind)
             close(columns[f"{kind}_best"][i], errors.min(), kind)
             close(columns[f"{kind}_worst"][i], errors.max(), kind)
@@ -97,8 +98,8 @@ def test_errors_equal_the_reference(name, yardstick, generator):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_consistency_equals_the_reference(name, yardstick, generator):
-    columns, found, labels, masks = measured(name, yardstick, generator)
+def test_consistency_equals_the_reference(name, evaluator, generator):
+    columns, found, labels, masks = measured(name, evaluator, generator)
     for i, person in enumerate(found):
         seen = labels.keypoints[i, :, 2].numpy() > 0.5
         error = world.distance(person["pixels"], person["target"])
@@ -120,49 +121,28 @@ def test_consistency_equals_the_reference(name, yardstick, generator):
             assert columns["mask_distance"][i].isnan()
 
 
-def test_without_the_mode_all_hypotheses_are_random(yardstick, generator):
-    name = "emdb-p1-occl"
-    columns, found, labels, masks = measured(name, yardstick, generator, include_z0=False)
-    for i, person in enumerate(found):
-        seen = labels.keypoints[i, :, 2].numpy() > 0.5
-        for kind, errors in zip(evaluation.KINDS, person["errors"].T, strict=True):
-            close(columns[f"{kind}_mode"][i], errors[0])
-            close(columns[f"{kind}_best"][i], errors[1:].min())
-            close(columns[f"{kind}_sample"][i], errors[1:].mean())
-        surface = world.distance(person["meshes"][1:].mean(0), person["true_mesh"]).mean()
-        close(columns["pve_mean"][i], 1e3 * surface)
-        coco = person["coco"][1:]
-        spread = 1e3 * world.distance(coco, coco.mean(0)).mean(0)
-        close(columns["spread_hidden"][i], spread[~seen].mean())
-        if labels.mask_valid[i]:
-            distance = world.mask_distances(person["pixels"][1:], masks[i])[:, ~seen]
-            close(columns["mask_distance"][i], distance.mean())
-
-
-def test_pieces_and_images_do_not_matter(yardstick, generator):
+def test_pieces_and_images_do_not_matter(evaluator, generator):
     batch, labels = world.people("3dpw-test-cam", 2, dtype=DOUBLE)
     people = hypotheses(batch, 7, generator)
-    truth = truth_of(labels, batch, yardstick)
-    for include_z0 in (True, False):
-        whole = forecast([people], truth, yardstick, include_z0=include_z0)
-        pieces = [people[:, :1], people[:, 1:3], people[:, 3:]]
-        cut = forecast(pieces, truth, yardstick, include_z0=include_z0)
-        for key in ("joints", "coco17", "errors", "mean_vertices"):
-            torch.testing.assert_close(getattr(cut, key), getattr(whole, key))
+    truth = truth_of(labels, batch, evaluator)
+    whole = forecast([people], truth, evaluator)
+    cut = forecast([people[:, :1], people[:, 1:3], people[:, 3:]], truth, evaluator)
+    for key in ("joints", "coco17", "errors", "mean_vertices"):
+        torch.testing.assert_close(getattr(cut, key), getattr(whole, key))
     one = slice(1, 2)
-    alone = forecast([people[one]], truth_of(labels[one], batch[one], yardstick), yardstick)
-    torch.testing.assert_close(alone.errors[0], forecast([people], truth, yardstick).errors[1])
+    alone = forecast([people[one]], truth_of(labels[one], batch[one], evaluator), evaluator)
+    torch.testing.assert_close(alone.errors[0], forecast([people], truth, evaluator).errors[1])
 
 
-def test_folded_points_equal_points_of_the_mesh(yardstick, generator):
+def test_folded_points_equal_points_of_the_mesh(evaluator, generator):
     people = hypotheses(world.people("emdb-p1", 2, dtype=DOUBLE)[0], 4, generator)
-    mesh = yardstick.body.vertices(people.rotations, people.betas)
+    mesh = evaluator.body.vertices(people.rotations, people.betas)
     transfer, h36m = (torch.from_numpy(x) for x in world.matrices())
     smpl = transfer @ mesh
-    found = yardstick.body.regress(yardstick.points, people.rotations, people.betas)
+    found = evaluator.body.regress(evaluator.points, people.rotations, people.betas)
     plain = h36m[list(H36M_FROM_SPIN)] @ smpl
     torch.testing.assert_close(found[..., evaluation.H36M, :], plain)
-    neutral = yardstick.smpl.of("neutral").joint_regressor
+    neutral = evaluator.smpl.of("neutral").joint_regressor
     torch.testing.assert_close(found[..., evaluation.SMPL, :], neutral @ smpl)
     nose, left_ear = (found[..., evaluation.COCO, :][..., i, :] for i in (0, 3))
     torch.testing.assert_close(nose, smpl[..., world.FACE["nose"], :])
@@ -178,10 +158,10 @@ def test_orders_are_the_official_ones():
     assert SMPL24.names[:3] == ("pelvis", "left_hip", "right_hip")
 
 
-def test_single_precision_is_good_to_micrometres(root, yardstick, generator):
+def test_single_precision_is_good_to_micrometres(root, evaluator, generator):
     batch, labels = world.people("emdb-p1", 2, dtype=DOUBLE)
     people = hypotheses(batch, 6, generator)
-    exact = forecast([people], truth_of(labels, batch, yardstick), yardstick)
+    exact = forecast([people], truth_of(labels, batch, evaluator), evaluator)
     single = load_evaluator(root=root, **SIZES)
     rough = forecast([people], truth_of(labels, batch, single), single)
     assert rough.errors.dtype == torch.float32
@@ -191,19 +171,19 @@ def test_single_precision_is_good_to_micrometres(root, yardstick, generator):
 # ------------------------------------------------------------------------ at the edges
 
 
-def columns_of(labels, batch, people, yardstick, masks=None):
-    truth = truth_of(labels, batch, yardstick, masks)
-    drawn = forecast([people], truth, yardstick)
+def columns_of(labels, batch, people, evaluator, masks=None):
+    truth = truth_of(labels, batch, evaluator, masks)
+    drawn = forecast([people], truth, evaluator)
     return evaluation.accuracy(drawn, truth) | evaluation.consistency(drawn, truth)
 
 
-def test_no_visible_and_no_hidden_joint(yardstick, generator):
+def test_no_visible_and_no_hidden_joint(evaluator, generator):
     batch, labels = world.people("emdb-p1-occl", 2, dtype=DOUBLE)
     keypoints = labels.keypoints.clone()
     keypoints[0, :, 2], keypoints[1, :, 2] = 0.5, 0.51  # not above, above
     labels = replace(labels, keypoints=keypoints, mask_valid=torch.tensor([True, True]))
     masks = torch.from_numpy(world.mask(2))
-    columns = columns_of(labels, batch, hypotheses(batch, 4, generator), yardstick, masks)
+    columns = columns_of(labels, batch, hypotheses(batch, 4, generator), evaluator, masks)
     assert columns["visible"].tolist() == [0, 17]
     assert columns["counted"].tolist() == [17, 0]
     for name in ("pixels_mode", "pixels_samples", "spread_visible"):
@@ -212,10 +192,10 @@ def test_no_visible_and_no_hidden_joint(yardstick, generator):
         assert columns[name].isnan().tolist() == [False, True], name
 
 
-def test_one_hypothesis_and_a_batch_of_one(yardstick, generator):
+def test_one_hypothesis_and_a_batch_of_one(evaluator, generator):
     batch, labels = world.people("3dpw-test-cam", 1, dtype=DOUBLE)
-    columns = columns_of(labels, batch, hypotheses(batch, 1, generator), yardstick)
-    for kind in evaluation.KINDS:
+    columns = columns_of(labels, batch, hypotheses(batch, 1, generator), evaluator)
+    for kind in KINDS:
         values = {
             float(columns[f"{kind}_{which}"]) for which in ("mode", "best", "sample", "worst")
         }
@@ -253,15 +233,15 @@ def test_masks_are_read_for_those_who_have_one(tmp_path):
         evaluation.evaluation_masks(labels, root=tmp_path)
 
 
-def test_bodies_that_do_not_fit_are_refused(root, yardstick):
+def test_bodies_that_do_not_fit_are_refused(root, evaluator):
     transfer, h36m = (torch.from_numpy(x) for x in world.matrices())
-    smpl = yardstick.smpl
+    smpl = evaluator.smpl
     with pytest.raises(
         ValueError, match=r"matrix .* \(30, 2011\), for body open_body_small .*open"
     ):
         evaluation.SmplEvaluator(load_body("small"), transfer.to_sparse(), smpl, h36m)
     with pytest.raises(ValueError, match=r"Human3.6M must have shape \(17, 30\).* got \(17, 29\)"):
-        evaluation.SmplEvaluator(yardstick.body, transfer.to_sparse(), smpl, h36m[:, 1:])
+        evaluation.SmplEvaluator(evaluator.body, transfer.to_sparse(), smpl, h36m[:, 1:])
     partial = root / "partial"
     partial.mkdir()
     (partial / "body_models").symlink_to(root / "body_models")
@@ -269,9 +249,9 @@ def test_bodies_that_do_not_fit_are_refused(root, yardstick):
         load_evaluator(root=partial, **SIZES)
 
 
-def test_hypotheses_of_one_image_share_shape_and_camera(yardstick, generator):
+def test_hypotheses_of_one_image_share_shape_and_camera(evaluator, generator):
     batch, labels = world.people("emdb-p1", 2, dtype=DOUBLE)
     people = hypotheses(batch, 3, generator)
     other = People(people.sixd, people.betas * torch.arange(3).view(1, 3, 1), people.translation)
     with pytest.raises(ValueError, match="must share betas and translation"):
-        forecast([other], truth_of(labels, batch, yardstick), yardstick)
+        forecast([other], truth_of(labels, batch, evaluator), evaluator)

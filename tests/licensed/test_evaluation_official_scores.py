@@ -22,20 +22,20 @@ EACH = 6
 
 
 @pytest.fixture(scope="module")
-def yardstick(tmp_path_factory):
+def evaluator(tmp_path_factory):
     root = world.write(tmp_path_factory.mktemp("licensed"))
     return load_evaluator(root=root, dtype=DOUBLE, **SIZES)
 
 
 @pytest.fixture
-def measured(yardstick, generator):
+def measured(evaluator, generator):
     """Make a function that measures people of a set: columns, reference, visible joints."""
 
     def of(name, count=3):
         batch, labels = world.people(name, count, dtype=DOUBLE)
-        truth = truth_of(labels, batch, yardstick)
+        truth = truth_of(labels, batch, evaluator)
         people = hypotheses(batch, EACH, generator, spread=0.8)
-        drawn = forecast([people[:, :2], people[:, 2:]], truth, yardstick)
+        drawn = forecast([people[:, :2], people[:, 2:]], truth, evaluator)
         columns = evaluation.scores(drawn, truth) | evaluation.calibration(drawn, truth)
         found = [world.reference(SETS[name], labels, batch, i, by_person(people, i))
                  for i in range(count)]  # fmt: skip
