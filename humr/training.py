@@ -99,11 +99,11 @@ def fit(
         draw: makes a batch from a generator. If it works ahead, it has a method `start`, which
             gets the number of the first step.
         validate: returns metrics of the (averaged) model; "score" decides, lower is better.
-        config: optimisation.
+        config: of the optimisation.
         directory: receives `state.pt` (to resume), the weights `best` and, at the end, `last`
             (`.safetensors` + `.json`, both averaged), and `log.jsonl`: a row for each validation
             with the terms' means since the one before, and the metrics under "val_<name>".
-        fabric: engine.
+        fabric: devices and precision.
         about: anything JSON that explains the result: configuration, data, profile.
     """
     directory.mkdir(parents=True, exist_ok=True)
