@@ -146,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
     add = commands.add_parser("reproduce", help="run the notebooks: the main job")
-    add.add_argument("--profile", choices=environment.PROFILES, default="laptop")
+    add.add_argument("--profile", choices=files.PROFILES, default="laptop")
     add.add_argument("--only", nargs="+", default=[], metavar="NN", help="numbers of notebooks")
     add.add_argument("--cores", type=int, help="default: all")
     add.set_defaults(run=reproduce)

@@ -29,6 +29,7 @@ DATA = ROOT / "data"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = ROOT / "runs"
+PROFILES = ("smoke", "paper-smoke", "laptop", "gpu", "paper")  # from the smallest to the largest
 
 
 def shown(path: Path) -> str:

@@ -19,13 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from humr.files import ROOT, say
+from humr.files import PROFILES, ROOT, say
 
 VENV = ROOT / ".venv"
 STAMP = VENV / "humr-stamp"
-LOG = VENV / "humr-install.log"
 CONSTRAINTS = ROOT / "constraints.txt"
-PROFILES = ("smoke", "paper-smoke", "laptop", "gpu", "paper")  # from the smallest to the largest
 
 
 class SetupError(RuntimeError):
@@ -33,12 +31,38 @@ class SetupError(RuntimeError):
 
 
 def lowered(profile: str) -> str:
-    """Return the smaller of ``profile`` and the environment variable ``HUMR_PROFILE``."""
+    """Return the smaller of `profile` and the environment variable `HUMR_PROFILE`."""
     ceiling = os.environ.get("HUMR_PROFILE") or profile
     for name in (profile, ceiling):
         if name not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}; got {name!r}")
     return min(profile, ceiling, key=PROFILES.index)
+
+
+def ensure() -> str:
+    """Return an interpreter that has everything; the first call makes .venv (a minute or two)."""
+    inside = Path(sys.prefix).resolve() == VENV.resolve()
+    if not inside and not missing():
+        return sys.executable
+    with locked(ROOT / ".venv.lock", "another humr command is making the environment; waiting"):
+        if not stamped():
+            make()
+    return str(venv_python())
+
+
+def venv_python() -> Path:
+    """Where the interpreter of .venv is."""
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def variables(python: str, **extra: str) -> dict[str, str]:
+    """Environment of a child process: the interpreter's tools and this checkout come first."""
+    path = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])
+    roots = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(roots), **extra}
+
+
+# ---- what is needed
 
 
 def project() -> dict[str, Any]:
@@ -54,15 +78,13 @@ def requirements() -> list[str]:
 
 def missing() -> list[str]:
     """Names of the required distributions that the running interpreter lacks."""
-
-    def absent(name: str) -> bool:
+    absent = []
+    for name in requirements():
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            return True
-        return False
-
-    return [name for name in requirements() if absent(name)]
+            absent.append(name)
+    return absent
 
 
 def fingerprint() -> str:
@@ -71,32 +93,12 @@ def fingerprint() -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def venv_python() -> Path:
-    """Where the interpreter of .venv is."""
-    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
-def variables(python: str, **extra: str) -> dict[str, str]:
-    """Environment of a child process: the interpreter's tools and this checkout come first."""
-    path = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])
-    roots = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(roots), **extra}
-
-
-def ensure() -> str:
-    """Return an interpreter that has everything; the first call makes .venv (a minute or two)."""
-    inside = Path(sys.prefix).resolve() == VENV.resolve()
-    if not inside and not missing():
-        return sys.executable
-    with locked(ROOT / ".venv.lock", "another humr command is making the environment; waiting"):
-        if not stamped():
-            make()
-    return str(venv_python())
-
-
 def stamped() -> bool:
     """Tell whether .venv is complete and belongs to the present pyproject and constraints."""
     return STAMP.exists() and STAMP.read_text() == fingerprint() and venv_python().exists()
+
+
+# ---- making it
 
 
 def make() -> None:
@@ -138,21 +140,20 @@ def works() -> bool:
 
 def create() -> None:
     """Create .venv with pip in it, by whatever means this Python has."""
-    python = sys.executable
-    makers = {
-        "venv": [[python, "-m", "venv", VENV]],
-        "virtualenv": [[python, "-m", "virtualenv", VENV]],
+    makers = {  # a module that may be there: what can be run then
+        "ensurepip": [["venv", VENV]],
+        "virtualenv": [["virtualenv", VENV]],
         "pip": [
-            [python, "-m", "venv", "--without-pip", VENV],
-            [python, "-m", "pip", "--python", venv_python(), "install", "-q", "pip"],
+            ["venv", "--without-pip", VENV],
+            ["pip", "--python", venv_python(), "install", "-q", "pip"],
         ],
     }
-    needs = {"venv": "ensurepip", "virtualenv": "virtualenv", "pip": "pip"}
-    for name, commands in makers.items():
-        if importlib.util.find_spec(needs[name]) is None:
+    for needed, commands in makers.items():
+        if importlib.util.find_spec(needed) is None:
             continue
-        done = [subprocess.run(each, capture_output=True).returncode == 0 for each in commands]
-        if all(done) and works():
+        for words in commands:
+            subprocess.run([sys.executable, "-m", *words], capture_output=True)
+        if works():
             return
         shutil.rmtree(VENV, ignore_errors=True)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -165,58 +166,18 @@ def create() -> None:
 
 
 def install(title: str, arguments: list[str]) -> None:
-    """Run one pip installation under the constraints, showing what it is doing.
+    """Run one pip installation under the constraints; pip shows what it is doing.
 
     Modules are compiled when they are first imported: half the time, a fifth less disk.
     """
     command = [str(venv_python()), "-m", "pip", "install", "--no-compile", "--retries", "2"]
     command += ["--disable-pip-version-check", "--no-input", "-c", str(CONSTRAINTS), *arguments]
-    start = time.monotonic()
-    with LOG.open("a") as log:
-        log.write(f"\n$ {' '.join(command)}\n")
-        log.flush()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
-        try:
-            watch(process, title, start)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if process.returncode:
-        raise SetupError(explain(title))
-    say(f"  {title}: installed in {time.monotonic() - start:.0f} s")
-
-
-def watch(process: "subprocess.Popen[bytes]", title: str, start: float) -> None:
-    """Show elapsed seconds and pip's last step until the process ends."""
-    terminal = sys.stdout.isatty()
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5 if terminal else 15.0)
-            break
-        text = f"  {title}: {time.monotonic() - start:.0f} s, {step()}"
-        sys.stdout.write(f"\r{text[:78]:<78}" if terminal else text[:98] + "\n")
-        sys.stdout.flush()
-    if terminal:
-        sys.stdout.write("\r" + " " * 78 + "\r")
-
-
-def step() -> str:
-    """Last thing that pip reported, shortened."""
-    lines = LOG.read_text(errors="replace").splitlines()
-    steps = [line.strip() for line in lines if re.match(r"\s*(Coll|Down|Inst|Build|Obtain)", line)]
-    return steps[-1].split(" (")[0] if steps else "starting"
-
-
-def explain(title: str) -> str:
-    """Turn the end of pip's log into one clear message."""
-    text = LOG.read_text(errors="replace")
-    again = f"Then run the same command again. Full log: {LOG.relative_to(ROOT)}"
-    if re.search(r"NewConnectionError|NameResolution|timed out|ProxyError|Max retries", text):
-        cause = "The package index cannot be reached: check the network, or pip's own settings."
-        return "\n".join([f"Could not install {title}.", cause, again])
-    tail = [f"    {line}" for line in text.splitlines() if line.strip()][-6:]
-    return "\n".join([f"Could not install {title}. The last words of pip:", *tail, again])
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise SetupError(
+            f"pip could not install {title}: its last lines above say why. If it cannot reach the "
+            "package index, check the network, or pip's own settings. Then run the same command "
+            "again."
+        )
 
 
 @contextlib.contextmanager

@@ -14,14 +14,15 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 from humr import files
 from humr.files import FIGURES, NOTEBOOKS, RUNS, shown
-from humr.launch import environment
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 MAX_BYTES = 500_000  # of one committed notebook
 ABSOLUTE = re.compile(
@@ -35,7 +36,7 @@ class NotebookError(RuntimeError):
 
 
 def find(number: str) -> Path:
-    """The notebook whose name starts with this number (``3`` and ``03`` are the same)."""
+    """The notebook whose name starts with this number (`3` and `03` are the same)."""
     found = sorted(NOTEBOOKS.glob(f"{number.zfill(2)}_*.ipynb"))
     if not found:
         known = ", ".join(path.stem[:2] for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")))
@@ -43,10 +44,14 @@ def find(number: str) -> Path:
     return found[0]
 
 
-def code_cells(path: Path) -> list[str]:
-    """Source of the code cells."""
+# ---- the code of a notebook
+
+
+def code_cells(path: Path, tag: str = "") -> list[str]:
+    """Source of the code cells, or of those with a tag."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    chosen = [cell for cell in cells if not tag or tag in cell["metadata"].get("tags", [])]
+    return ["".join(cell["source"]) for cell in chosen if cell["cell_type"] == "code"]
 
 
 def code_hash(path: Path) -> str:
@@ -61,24 +66,27 @@ def modules(path: Path) -> list[str]:
 
 
 def parameter_names(path: Path) -> list[str]:
-    """Names that the cell tagged ``parameters`` assigns, in order."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    lines = ast.parse("".join("".join(cell["source"]) for cell in tagged)).body
+    """Names that the cell tagged `parameters` assigns, in order."""
+    lines = ast.parse("\n".join(code_cells(path, "parameters"))).body
     targets = [line.target for line in lines if isinstance(line, ast.AnnAssign)]
     targets += [line.targets[0] for line in lines if isinstance(line, ast.Assign)]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
+# ---- running
+
+
 def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool = True) -> None:
-    """Run a notebook into ``output``, which appears only if all went well.
+    """Run a notebook into `output`, which appears only if all went well.
 
     A failed run is kept as OUTPUT.failed.ipynb, with the traceback in it.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    quiet()
+    for name in ("papermill", "traitlets"):  # remarks that a reader can do nothing about
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     known = parameter_names(source)
     if unknown := sorted(set(parameters) - set(known)):
         raise NotebookError(
@@ -114,39 +122,86 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], *, bar: bool
     partial.replace(output)
 
 
-def quiet() -> None:
-    """Silence papermill's and Jupyter's remarks that a reader can do nothing about."""
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    logging.getLogger("traitlets").setLevel(logging.ERROR)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+def photo(image: Path, out: Path, box: list[float], hypotheses: int) -> list[str]:
+    """Run notebook 00 on a photograph; `out` receives the results only if all went well."""
+    if not image.is_file():
+        raise NotebookError(f"no such image: {image}")
+    (RUNS / "photo").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RUNS / "photo") as scratch:
+        folder, executed = Path(scratch) / "out", RUNS / "photo" / f"{image.stem}.ipynb"
+        folder.mkdir()
+        parameters = {"image": str(image), "out": str(folder), "box": box}
+        with mock.patch.dict(os.environ, HUMR_FIGURES=str(Path(scratch) / "figures")):
+            execute(find("00"), executed, parameters | {"hypotheses": hypotheses})
+        shutil.move(executed, folder / "notebook.ipynb")
+        out.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in folder.iterdir())
+        for name in names:
+            shutil.move(folder / name, out / name)
+    return names
 
 
-def strip(notebook: dict[str, Any]) -> dict[str, Any]:
+# ---- the committed version
+
+
+def refresh(source: Path) -> list[str]:
+    """Execute a notebook in its default profile and write it back with its figures.
+
+    Nothing in the repository changes unless the run succeeded and its result has no faults.
+    Returns the names of the figures.
+    """
+    import nbformat
+
+    (RUNS / "refresh").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RUNS / "refresh") as folder:
+        result, figures = RUNS / "refresh" / source.name, Path(folder)
+        settings = {"HUMR_FIGURES": str(figures), "TQDM_DISABLE": "1", "HUMR_PROFILE": ""}
+        with mock.patch.dict(os.environ, settings):  # kernels inherit them
+            execute(source, result, {})
+        notebook = strip(nbformat.read(result, as_version=4))
+        if wrong := faults(notebook):
+            raise NotebookError(f"{source.name} is not fit to be committed: {'; '.join(wrong)}")
+        replace_figures(source.stem, figures)
+        names = sorted(path.stem for path in figures.glob("*.png"))
+        nbformat.write(notebook, result)
+        result.replace(source)
+    return names
+
+
+def strip(notebook: "NotebookNode") -> "NotebookNode":
     """Return a copy without what changes from run to run; outputs, counts, ids, tags stay."""
+    import nbformat
+
     notebook = copy.deepcopy(notebook)
-    notebook["metadata"] = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].get("tags")
-        cell["metadata"] = {"tags": tags} if tags else {}
+    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(metadata)
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
     return notebook
 
 
-def faults(notebook: dict[str, Any]) -> list[str]:
+def faults(notebook: "NotebookNode") -> list[str]:
     """What forbids to commit an executed notebook; empty if nothing does."""
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    outputs = [output for cell in cells for output in cell["outputs"]]
+    import nbformat
+
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    counts = [cell.execution_count for cell in cells]
+    tags = [tag for cell in cells for tag in cell.metadata.get("tags", []) if "param" in tag]
     found = {
         "execution counts are not 1, 2, 3, ...; run all cells from the top": (
-            [cell["execution_count"] for cell in cells] != list(range(1, len(cells) + 1))
+            counts != list(range(1, len(cells) + 1))
         ),
-        "a cell failed": any(output["output_type"] == "error" for output in outputs),
+        "a cell failed": any(output.output_type == "error" for output in outputs),
         "a cell wrote to stderr": any(output.get("name") == "stderr" for output in outputs),
         "an absolute path is in the outputs": bool(ABSOLUTE.search(readable(outputs))),
         "there must be exactly one cell tagged parameters, and none injected": (
-            [tag for cell in cells for tag in cell["metadata"].get("tags", []) if "param" in tag]
-            != ["parameters"]
+            tags != ["parameters"]
         ),
-        f"it is larger than {MAX_BYTES // 1000} kB": len(dumped(notebook)) > MAX_BYTES,
+        f"it is larger than {MAX_BYTES // 1000} kB": (
+            len(nbformat.writes(notebook).encode()) > MAX_BYTES
+        ),
     }
     return [text for text, wrong in found.items() if wrong]
 
@@ -160,50 +215,11 @@ def readable(outputs: list[dict[str, Any]]) -> str:
     return "\n".join("".join(text) for text in texts)
 
 
-def dumped(notebook: dict[str, Any]) -> bytes:
-    """The bytes of a notebook file: one space of indentation, final newline, as Jupyter does."""
-    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
-    return (text + "\n").encode()
-
-
-@contextmanager
-def variables(**changes: str | None) -> Iterator[None]:
-    """Set environment variables (None: unset) for a while; kernels inherit them."""
-    before = dict(os.environ)
-    try:
-        for name, value in changes.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def refresh(source: Path) -> list[str]:
-    """Execute a notebook in its default profile and write it back with its figures.
-
-    Nothing in the repository changes unless the run succeeded and its result has no faults.
-    Returns the names of the figures.
-    """
-    (RUNS / "refresh").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RUNS / "refresh") as folder:
-        result, figures = RUNS / "refresh" / source.name, Path(folder)
-        with variables(HUMR_FIGURES=str(figures), TQDM_DISABLE="1", HUMR_PROFILE=None):
-            execute(source, result, {})
-        notebook = strip(json.loads(result.read_text(encoding="utf-8")))
-        if wrong := faults(notebook):
-            raise NotebookError(f"{source.name} is not fit to be committed: {'; '.join(wrong)}")
-        replace_figures(source.stem, figures)
-        names = sorted(path.stem for path in figures.glob("*.png"))
-        result.write_bytes(dumped(notebook))
-        result.replace(source)
-    return names
-
-
 def replace_figures(name: str, made: Path) -> None:
-    """Put the figures that a notebook made in place of those it had made before."""
+    """Put the figures that a notebook made in place of those it had made before.
+
+    A figure that differs in commit and time only stays as it is, unless its commit got clean.
+    """
     FIGURES.mkdir(exist_ok=True)
     for record in FIGURES.glob("*.json"):
         stale = not (made / record.name).exists()
@@ -211,44 +227,22 @@ def replace_figures(name: str, made: Path) -> None:
             record.unlink()
             record.with_suffix(".png").unlink(missing_ok=True)
     for new in sorted(made.glob("*.png")):
-        old, record = FIGURES / new.name, FIGURES / f"{new.stem}.json"
-        if not (same(old, new) and same_origin(record, new.with_suffix(".json"))):
-            shutil.copy(new, old)
-            shutil.copy(new.with_suffix(".json"), record)
+        if not _same(FIGURES / new.name, new):
+            for path in (new, new.with_suffix(".json")):
+                shutil.copy(path, FIGURES / path.name)
 
 
-def same(old: Path, new: Path) -> bool:
-    """Tell whether two files have the same bytes."""
-    return old.exists() and old.read_bytes() == new.read_bytes()
-
-
-def same_origin(old: Path, new: Path) -> bool:
-    """Tell whether two figure records differ in commit and time only, and no commit got clean."""
-    if not old.exists():
+def _same(old: Path, new: Path) -> bool:
+    records = [path.with_suffix(".json") for path in (old, new)]
+    if not (old.exists() and records[0].exists() and old.read_bytes() == new.read_bytes()):
         return False
-    one, two = (json.loads(path.read_text()) for path in (old, new))
+    one, two = (json.loads(path.read_text()) for path in records)
     if one.get("git", "").endswith("+") and not two.get("git", "").endswith("+"):
         return False
     return {**one, "git": "", "time": ""} == {**two, "git": "", "time": ""}
 
 
-def photo(image: Path, out: Path, box: list[float], hypotheses: int) -> list[str]:
-    """Run notebook 00 on a photograph; ``out`` receives the results only if all went well."""
-    if not image.is_file():
-        raise NotebookError(f"no such image: {image}")
-    (RUNS / "photo").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RUNS / "photo") as scratch:
-        folder, executed = Path(scratch) / "out", RUNS / "photo" / f"{image.stem}.ipynb"
-        folder.mkdir()
-        parameters = {"image": str(image), "out": str(folder), "box": box}
-        with variables(HUMR_FIGURES=str(Path(scratch) / "figures")):
-            execute(find("00"), executed, parameters | {"hypotheses": hypotheses})
-        shutil.move(executed, folder / "notebook.ipynb")
-        out.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in folder.iterdir())
-        for name in names:
-            shutil.move(folder / name, out / name)
-    return names
+# ---- the command line
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -257,7 +251,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute one notebook into runs/")
     run.add_argument("number")
-    run.add_argument("--profile", choices=environment.PROFILES, default="laptop")
+    run.add_argument("--profile", choices=files.PROFILES, default="laptop")
     run.add_argument("--output", type=Path, required=True)
     again = commands.add_parser("refresh", help="make the committed version of notebooks")
     again.add_argument("numbers", nargs="*")
@@ -279,17 +273,13 @@ def main(arguments: list[str] | None = None) -> int:
             names = photo(options.image, options.out, options.box, options.hypotheses)
             files.say(f"Wrote to {options.out}: {', '.join(names)}")
         else:
-            for path in map(find, options.numbers or numbers()):
+            everything = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+            for path in [find(number) for number in options.numbers] or everything:
                 files.say(f"{path.name}: {', '.join(refresh(path)) or 'no figures'}")
     except NotebookError as error:
         files.say(f"humr: {error}")
         return 1
     return 0
-
-
-def numbers() -> list[str]:
-    """Numbers of all notebooks, in order."""
-    return [path.stem[:2] for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from humr import files
 from humr.devices import pick_device
-from humr.files import NOTEBOOKS, RUNS, device_name, git_hash
+from humr.files import NOTEBOOKS, PROFILES, RUNS, device_name, git_hash, say
 from humr.launch import environment, execution
 
 T = TypeVar("T")
@@ -61,14 +60,14 @@ class Context:
         Example:
             >>> steps = run.pick(smoke=50, laptop=2000)  # doctest: +SKIP
         """
-        if unknown := sorted(set(values) - set(environment.PROFILES)):
-            allowed = ", ".join(environment.PROFILES)
+        if unknown := sorted(set(values) - set(PROFILES)):
+            allowed = ", ".join(PROFILES)
             raise ValueError(f"profiles must be among {allowed}; got {', '.join(unknown)}")
-        here = environment.PROFILES.index(self.profile)
-        for name in reversed(environment.PROFILES[: here + 1]):
-            if name in values:
-                return values[name]
-        raise ValueError(f"no value for profile {self.profile!r} or below; got {sorted(values)}")
+        below = PROFILES[: PROFILES.index(self.profile) + 1]
+        known = [name for name in below if name in values]
+        if not known:
+            raise ValueError(f"no value for profile {self.profile!r} or below; got {[*values]}")
+        return values[known[-1]]
 
     def savefig(self, fig: Figure, name: str) -> None:
         """Write NAME.png and beside it NAME.json, which says where the picture comes from."""
@@ -89,26 +88,26 @@ class Context:
         }
 
     def finish(self) -> None:
-        """Write provenance.json into ``out`` and print its stable part."""
+        """Write provenance.json into `out` and print its stable part."""
         record = self.origin() | {
             "seconds": round(time.monotonic() - self.started, 1),
             "versions": {name: installed(name) for name in RECORDED},
         }
         (self.out / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
-        files.say(f"{self.name}: profile {self.profile}, seed {self.seed}, code {self.code[:8]}")
+        say(f"{self.name}: profile {self.profile}, seed {self.seed}, code {self.code[:8]}")
 
 
 def start(name: str, profile: str, seed: int) -> Context:
     """Begin a notebook: profile, seeds, threads, figure style.
 
-    The environment variable ``HUMR_PROFILE`` can lower the profile (the tests use this), never
-    raise it; ``HUMR_DEVICE`` and ``HUMR_THREADS`` replace the automatic choices.
+    The environment variable `HUMR_PROFILE` can lower the profile (the tests use this), never
+    raise it; `HUMR_DEVICE` and `HUMR_THREADS` replace the automatic choices.
     """
     if not (NOTEBOOKS / f"{name}.ipynb").exists():
         raise ValueError(f"name must be the notebook's file name without .ipynb; got {name!r}")
     actual = environment.lowered(profile)
     if actual != profile:
-        files.say(f"profile {actual} (HUMR_PROFILE) instead of {profile}")
+        say(f"profile {actual} (HUMR_PROFILE) instead of {profile}")
     torch.set_num_threads(threads())
     torch.manual_seed(seed)  # for layers' initial weights; all else takes a generator
     plt.style.use(STYLE)

@@ -1,5 +1,6 @@
 import pytest
 
+from humr import files
 from humr.config import World
 from humr.experiments.ablations import variants
 from humr.experiments.profiles import PROFILES, profile
@@ -11,6 +12,10 @@ def test_paper_profile_has_the_sizes_of_the_paper():
     assert (run.model.blocks, run.model.hidden, run.training.batch) == (8, 1024, 64)
     assert run.model.features + run.model.pose_width + 3 == 979
     assert (run.training.steps, run.training.hypotheses) == (400_000, 25)
+
+
+def test_profiles_have_the_names_that_the_front_door_knows():
+    assert tuple(PROFILES) == files.PROFILES
 
 
 def test_unknown_profiles_are_refused():
