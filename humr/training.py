@@ -9,7 +9,7 @@ Where networks take turns (a critic, alternating phases), the objective also has
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -42,6 +42,25 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 Draw = Callable[[torch.Generator], Any]
 Validate = Callable[[nn.Module], dict[str, float]]
 _UNFIT = (RuntimeError, ValueError, TypeError, LookupError)  # what loading a wrong state raises
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over held-out batches, always with the same noise; the lowest `score` is the best."""
+
+    batches: Sequence[Any]
+    # Of network, batch and generator: one value per example, "nll" in nats, others in metres.
+    measure: Callable[[Any, Any, torch.Generator], dict[str, Tensor]]
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the means, lengths in millimetres."""
+        generator = torch.Generator().manual_seed(1)
+        device = next(model.parameters()).device
+        found = [self.measure(model, batch.to(device), generator) for batch in self.batches]
+        joined = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        units = {name: 1.0 if name == "nll" else 1e3 for name in joined}
+        return {name: units[name] * values.mean().item() for name, values in joined.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,8 +85,7 @@ def _curves(job: Variant, profile_name: str) -> pd.DataFrame:
         if isinstance(run, PaperRun):
             return licensed_training.curves(model, run.world, images, counts)
         assert isinstance(run, Run)
-        generate.store(run.world).generate(splits=["test"])
-        records = generate.store(run.world).load("test")[slice(0, images)]
+        records = generate.store(run.world).make_and_load("test")[slice(0, images)]
         return mesh_curve(model, load_body("small"), records, counts)
 
     return _once(job, "curves", f"{images} {hypotheses}", make)
@@ -143,7 +142,7 @@ def _lifting_curves(job: Variant, profile_name: str) -> pd.DataFrame:
 
     def make(model: Lifter) -> pd.DataFrame:
         images = systems.records(run.world, run.world.hard)
-        return lifting_curve(model, images, hypotheses, inputs=systems.inputs(run))
+        return lifting_curve(model, images, hypotheses, inputs=systems.inputs(run.rule))
 
     return _once(job, "lifting_curves", str(hypotheses), make)
 

@@ -1,22 +1,24 @@
-"""The lifting systems, on the open world and on licensed data: train, validate, evaluate."""
+"""What is particular to one system: its data, how it is trained, built and evaluated.
+
+HuMR, the lifting flow and ProPose, each on the open world and on licensed data. HuMR's training on
+licensed data is in `licensed.training`; the lifting systems read other images, and no more.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from humr import evaluation, training
 from humr.batches import Batch
 from humr.bodies.body import Body, load_body
 from humr.config import Model, Run, World, from_dict, to_dict
 from humr.devices import Fabric
-from humr.evaluation import energy_of
-from humr.evaluation import evaluate as measured
 from humr.experiments import tables
 from humr.geometry import matrix_to_sixd
 from humr.licensed import features, human36m, lifting
@@ -34,6 +36,7 @@ from humr.licensed.datasets import (
 )
 from humr.licensed.evaluation import with_diagonal
 from humr.licensed.human36m import LicensedLifting
+from humr.lifting import evaluation as lifting_evaluation
 from humr.lifting import world
 from humr.lifting.config import (
     LiftingModel,
@@ -46,7 +49,6 @@ from humr.lifting.config import (
 )
 from humr.lifting.data import LiftingBatch
 from humr.lifting.evaluation import Inputs, Lifter
-from humr.lifting.evaluation import evaluate as evaluation_evaluate
 from humr.lifting.flow import Critic, LiftingFlow, LiftingObjective
 from humr.lifting.propose import Propose, ProposeObjective
 from humr.lifting.world import LiftingRecords
@@ -54,26 +56,159 @@ from humr.metrics import energy_score, mpjpe
 from humr.model import Humr
 from humr.objective import HumrObjective
 from humr.storage import Store
-from humr.training import Progress
+from humr.training import Progress, Validation
 from humr.world import generate
-from humr.world.records import Pool, Records
-
-# Images for lifting, of the open world or of licensed data sets: one way to ask for either.
-
+from humr.world.records import Pool
 
 LiftedWorld = LiftingWorld | Human36m
 AnyWorld = World | LiftedWorld | Licensed
+AnyRun = Run | LiftingRun | ProposeRun
 Images = LiftingRecords | LicensedLifting
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What is particular to one system."""
+
+    name: str  # of its folders and in its checkpoints
+    store: Callable[[Any], Store[Any]]  # data of a world's configuration
+    recipe: int  # of that data
+    fit: Callable[[Any, str, Fabric, Path], Progress]  # run, name, engine, folder
+    build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
+    evaluate: Callable[..., pd.DataFrame]  # one row per image of a split
+    summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
+    code: Sequence[str]  # files that rows depend on, with all that they import
+    glue: Sequence[str]  # and files of which only their own lines count: they train and make, too
+    check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
+    # Names what rows depend on, of a world's configuration; None: the folder of its data.
+    evaluated_on: Callable[[Any], str] | None = None
+
+
+def store(run: AnyRun) -> Store[Any]:
+    """Data that a run is trained and tested on."""
+    return SYSTEMS[type(run)].store(run.world)
+
+
+def data_name(system: System, config: AnyWorld) -> str:
+    """Name the data that rows on a world depend on."""
+    if system.evaluated_on is None:
+        return system.store(config).directory.name
+    return system.evaluated_on(config)
+
+
+# ------------------------------------------------------------------------ HuMR, open world
+
+
+def check_mesh(run: Run) -> None:
+    """Refuse what cannot be trained on the open world."""
+    if run.model.features != generate.FEATURES:
+        raise ValueError(
+            f"the open world has {generate.FEATURES} features per image; this configuration "
+            f"expects {run.model.features}. Usual cause: sizes of the paper's backbone, which "
+            "belong to a run on licensed data (PaperRun)"
+        )
+    drawn, poses = round(run.training.labelled_share * run.training.batch), run.supervision.poses
+    labelled = run.world.labelled if poses is None else poses
+    if drawn > labelled:
+        raise ValueError(
+            f"every batch needs {drawn} different images with 3D labels, and there are "
+            f"{labelled}; take a smaller batch or labelled_share"
+        )
+
+
+def fit_mesh(run: Run, name: str, fabric: Fabric, directory: Path) -> Progress:
+    """Train HuMR in a folder, or go on there."""
+    if fabric.is_global_zero:
+        generate.store(run.world).generate()
+    fabric.barrier()
+    torch.manual_seed(run.training.seed)
+    rule, config = run.supervision, run.training
+    pool = _pool(run.world).showing(poses=rule.poses, points=rule.points)
+    model = Humr(run.model)
+    model.fit_statistics(pool.records.features, pool.labelled())
+    body = load_body("small").to(fabric.device)
+    pool = pool.to(fabric.device)
+
+    def draw(generator: torch.Generator) -> Batch:
+        return pool.draw(
+            config.batch,
+            samples=max(rule.heatmap_samples, model.heatmap_samples),
+            generator=generator,
+            labelled=config.labelled_share,
+            gaussian=rule.heatmaps == "gaussian",
+        )
+
+    return training.fit(
+        HumrObjective(model, body, run.weights, rule, config.hypotheses),
+        draw,
+        _mesh_validation(run, body),
+        config,
+        directory,
+        fabric=fabric,
+        about={
+            "system": "humr",
+            "name": name,
+            "run": to_dict(run),
+            "recipe": generate.DATA_VERSION,
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def _pool(config: World) -> Pool:
+    """Load the training images of a world; kept, since many runs of a study share one."""
+    shards = generate.store(config)
+    return Pool.of({s: shards.load(s) for s in ("labelled", "points", "unlabelled")})
+
+
+def _mesh_validation(run: Run, body: Body) -> Validation:
+    """Energy score (the score that decides), error of the mode, likelihood per dimension."""
+    records, generator = generate.store(run.world).load("validation"), torch.Generator()
+    generator.manual_seed(0)
+    samples = max(run.model.heatmap_samples, 1)
+    batches = [
+        records[slice(i, i + 100)].batch(samples=samples, generator=generator)
+        for i in range(0, len(records), 100)
+    ]
+
+    def measure(model: Humr, batch: Batch, noise: torch.Generator) -> dict[str, Tensor]:
+        drawn = model.sample(batch, 16, generator=noise)
+        score, error = evaluation.energy_of(drawn, batch, body)
+        nll = -model.log_prob(batch, matrix_to_sixd(batch.rotations)[:, None])[:, 0]
+        return {"score": score, "mpjpe_mode": error, "nll": nll / model.flow.dim}
+
+    return Validation(batches, measure)
+
+
+def build_mesh(about: dict[str, Any]) -> Humr:
+    """Build the network that a checkpoint's description asks for."""
+    if about.get("system") != "humr":
+        raise ValueError(f"expected a checkpoint of system 'humr'; got {about.get('system')!r}")
+    return Humr(from_dict(Model, about["run"]["model"]))
+
+
+def evaluate_mesh(
+    model: Humr,
+    about: dict[str, Any],
+    config: World,
+    split: str,
+    **options: Any,  # noqa: ANN401
+) -> pd.DataFrame:
+    """Measure a model on a split; options as of `evaluation.evaluate`."""
+    del about
+    images = generate.store(config).make_and_load(split)
+    return evaluation.evaluate(model, load_body("small"), images, **options)
+
+
+# ------------------------------------------------------------------------ lifting
 
 
 def lifting_store(config: LiftedWorld) -> Store[LiftingRecords] | Store[LicensedLifting]:
     """Return the splits of a world."""
-    if isinstance(config, Human36m):
-        return lifting.store(config)
-    return world.store(config)
+    return lifting.store(config) if isinstance(config, Human36m) else world.store(config)
 
 
-def evaluated_on(config: LiftedWorld) -> str:
+def lifting_data_name(config: LiftedWorld) -> str:
     """Name the images that rows depend on."""
     if isinstance(config, Human36m):
         return lifting.evaluated_on(config)
@@ -85,110 +220,75 @@ def records(config: LiftedWorld, split: str) -> Images:
     return lifting_store(config).make_and_load(split)
 
 
-# ----------------------------------------------------------------------- what is seen
-
-
 def actions(config: LiftedWorld) -> tuple[str, ...]:
     """Names of the actions of training and test."""
     return human36m.ACTIONS if isinstance(config, Human36m) else world.ACTIONS
 
 
-TRAINING = ("train", "validation")
-
-
-def fit_flow(
-    run: LiftingRun, name: str, fabric: training.Fabric, directory: Path
-) -> training.Progress:
+def fit_flow(run: LiftingRun, name: str, fabric: Fabric, directory: Path) -> Progress:
     """Train the lifting flow in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     model = LiftingFlow(run.model, noisy=run.weights.nll > 0)
     if run.model.normalise:
-        model.flow.standardize(_batch(run.world, "train", inputs(run)).pose.flatten(1))
+        model.flow.standardize(_batch(run.world, "train", inputs(run.rule)).pose.flatten(1))
     sizes = {"hidden": run.model.critic, "bones_hidden": run.model.critic_bones}
     critic = Critic(**sizes) if run.weights.adversarial > 0 else None
     objective = LiftingObjective(model, run.weights, run.rule, critic=critic)
-    about = {"system": _system("lifting", run), "name": name, "run": to_dict(run)}
-    return _fit(objective, run, inputs(run), fabric, directory, about)
+    return _fit_lifting(objective, run, inputs(run.rule), name, fabric, directory)
 
 
-def fit_propose(
-    run: ProposeRun, name: str, fabric: training.Fabric, directory: Path
-) -> training.Progress:
+def fit_propose(run: ProposeRun, name: str, fabric: Fabric, directory: Path) -> Progress:
     """Train ProPose in a folder, or go on there."""
     torch.manual_seed(run.training.seed)
     objective = ProposeObjective(Propose(run.model), run.weights, run.rule)
-    about = {"system": _system("propose", run), "name": name, "run": to_dict(run)}
-    return _fit(objective, run, Inputs(), fabric, directory, about)
+    return _fit_lifting(objective, run, Inputs(), name, fabric, directory)
 
 
-def _fit(
+def _fit_lifting(
     objective: nn.Module,
     run: LiftingRun | ProposeRun,
     seen: Inputs,
-    fabric: training.Fabric,
+    name: str,
+    fabric: Fabric,
     directory: Path,
-    about: dict[str, Any],
-) -> training.Progress:
-    pool, held_out = (_batch(run.world, split, seen) for split in TRAINING)
+) -> Progress:
+    pool, held_out = (_batch(run.world, split, seen) for split in ("train", "validation"))
     pool = pool.to(fabric.device)
+    system = SYSTEMS[type(run)]
+    about = {"system": system.name, "name": name, "run": to_dict(run), "recipe": system.recipe}
+    if isinstance(run.world, Human36m):
+        about["files"] = lifting.digests(run.world, ("train", "validation"))
 
     def draw(generator: torch.Generator) -> LiftingBatch:
         return pool.draw(run.training.batch, generator=generator, mirror=run.rule.mirror)
 
+    validation = Validation([held_out], _lifting_errors)
     return training.fit(
-        objective,
-        draw,
-        LiftingValidation(held_out),
-        run.training,
-        directory,
-        fabric=fabric,
-        about={**about, **_origin(run.world)},
+        objective, draw, validation, run.training, directory, fabric=fabric, about=about
     )
 
 
-def _system(name: str, run: LiftingRun | ProposeRun) -> str:
-    return f"{name}_paper" if isinstance(run.world, Human36m) else name
+def _lifting_errors(
+    model: LiftingFlow | Propose, batch: LiftingBatch, noise: torch.Generator
+) -> dict[str, Tensor]:
+    """Energy score (the score that decides) and errors of mode and best."""
+    drawn = model.sample(batch, 25, generator=noise)
+    return {
+        "score": energy_score(drawn, batch.target),
+        "mpjpe_mode": mpjpe(model.mode(batch), batch.target),
+        "mpjpe_best": mpjpe(drawn, batch.target[:, None]).amin(1),
+    }
 
 
-def _origin(config: LiftedWorld) -> dict[str, Any]:
-    """What a checkpoint says of its data."""
-    about: dict[str, Any] = {"recipe": lifting_store(config).recipe}
-    if isinstance(config, Human36m):
-        about["files"] = lifting.digests(config, TRAINING)
-    return about
-
-
-def inputs(run: LiftingRun) -> Inputs:
-    """How a run reads the heatmaps."""
-    return Inputs(gaussians=run.rule.gaussians, doubled=run.rule.doubled)
+def inputs(rule: LiftingRule) -> Inputs:
+    """How a run of the lifting flow reads the heatmaps."""
+    return Inputs(gaussians=rule.gaussians, doubled=rule.doubled)
 
 
 @lru_cache(maxsize=4)
 def _batch(config: LiftedWorld, split: str, seen: Inputs) -> LiftingBatch:
     """Make a whole split as systems see it; kept, since many runs of a study share one."""
-    found = records(config, split)
-    return found.batch(gaussians=seen.gaussians, doubled=seen.doubled)
-
-
-class LiftingValidation:
-    """Energy score (the score that decides) and errors of mode and best, on fixed noise."""
-
-    def __init__(self, data: LiftingBatch, *, hypotheses: int = 25) -> None:
-        self.data, self.hypotheses = data, hypotheses
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the metrics in millimetres."""
-        assert isinstance(model, LiftingFlow | Propose)
-        data = self.data.to(next(model.parameters()).device)
-        generator = torch.Generator().manual_seed(1)
-        drawn = model.sample(data, self.hypotheses, generator=generator)
-        errors = mpjpe(drawn, data.target[:, None])
-        return {
-            "score": 1e3 * energy_score(drawn, data.target).mean().item(),
-            "mpjpe_mode": 1e3 * mpjpe(model.mode(data), data.target).mean().item(),
-            "mpjpe_best": 1e3 * errors.amin(1).mean().item(),
-        }
+    return records(config, split).batch(gaussians=seen.gaussians, doubled=seen.doubled)
 
 
 def build_flow(about: dict[str, Any]) -> LiftingFlow:
@@ -210,194 +310,35 @@ def evaluate_lifting(
     *,
     hypotheses: int,
     seed: int,
-    clusters: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Measure a model on a split: one row per image."""
     seen = Inputs()
     if about["system"].startswith("lifting"):
-        rule = from_dict(LiftingRule, about["run"]["rule"])
-        seen = Inputs(gaussians=rule.gaussians, doubled=rule.doubled)
-    return evaluation_evaluate(
-        model,
-        records(config, split),
-        hypotheses=hypotheses,
-        seed=seed,
-        inputs=seen,
-        clusters=clusters,
-        group=split,
+        seen = inputs(from_dict(LiftingRule, about["run"]["rule"]))
+    images = records(config, split)
+    return lifting_evaluation.evaluate(
+        model, images, hypotheses=hypotheses, seed=seed, inputs=seen, group=split
     )
 
 
-def summary(rows: pd.DataFrame) -> dict[str, float]:
+def lifting_summary(rows: pd.DataFrame) -> dict[str, float]:
     """Means over images of errors, scores and coverage, less what is of single joints."""
     more = ("cover", "ambiguous")
     kept = [n for n in map(str, rows) if tables.metric(n).direction or n.startswith(more)]
     return {str(name): round(float(v), 4) for name, v in rows[kept].mean().dropna().items()}
 
 
-# HuMR on the open world: train a configured run, validate, build from a checkpoint, evaluate.
-
-
-def check(run: Run) -> None:
-    """Refuse what cannot be trained on the open world."""
-    if run.model.features != generate.FEATURES:
-        raise ValueError(
-            f"the open world has {generate.FEATURES} features per image; this configuration "
-            f"expects {run.model.features}. Usual cause: sizes of the paper's backbone, which "
-            "belong to a run on licensed data (paper_config.PaperRun)"
-        )
-    drawn, poses = round(run.training.labelled_share * run.training.batch), run.supervision.poses
-    labelled = run.world.labelled if poses is None else poses
-    if drawn > labelled:
-        raise ValueError(
-            f"every batch needs {drawn} different images with 3D labels, and there are "
-            f"{labelled}; take a smaller batch or labelled_share"
-        )
-
-
-def fit(run: Run, name: str, fabric: training.Fabric, directory: Path) -> training.Progress:
-    """Train HuMR in a folder, or go on there."""
-    if fabric.is_global_zero:
-        generate.store(run.world).generate()
-    fabric.barrier()
-    torch.manual_seed(run.training.seed)
-    rule, config = run.supervision, run.training
-    pool = _pool(run.world).showing(poses=rule.poses, points=rule.points)
-    model = Humr(run.model)
-    model.fit_statistics(pool.records.features, pool.labelled())
-    body = load_body("small").to(fabric.device)
-    pool = pool.to(fabric.device)
-    objective = HumrObjective(model, body, run.weights, rule, config.hypotheses)
-
-    def draw(generator: torch.Generator) -> Batch:
-        return pool.draw(
-            config.batch,
-            samples=max(rule.heatmap_samples, model.heatmap_samples),
-            generator=generator,
-            labelled=config.labelled_share,
-            gaussian=rule.heatmaps == "gaussian",
-        )
-
-    return training.fit(
-        objective,
-        draw,
-        MeshValidation(
-            generate.store(run.world).load("validation"), body, samples=model.heatmap_samples
-        ),
-        config,
-        directory,
-        fabric=fabric,
-        about={
-            "system": "humr",
-            "name": name,
-            "run": to_dict(run),
-            "recipe": generate.DATA_VERSION,
-        },
-    )
-
-
-@lru_cache(maxsize=1)
-def _pool(config: World) -> Pool:
-    """Load the training images of a world; kept, since many runs of a study share one."""
-    shards = generate.store(config)
-    return Pool.of({s: shards.load(s) for s in ("labelled", "points", "unlabelled")})
-
-
-class MeshValidation:
-    """Energy score (the score that decides), error of the mode, likelihood, on fixed noise."""
-
-    def __init__(
-        self, records: Records, body: Body, *, hypotheses: int = 16, samples: int = 0
-    ) -> None:
-        self.body, self.hypotheses = body, hypotheses
-        generator = torch.Generator().manual_seed(0)
-        self.parts = [
-            records[slice(i, i + 100)].batch(samples=max(samples, 1), generator=generator)
-            for i in range(0, len(records), 100)
-        ]
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the metrics in mm (likelihood in nats per dimension)."""
-        assert isinstance(model, Humr)
-        generator = torch.Generator().manual_seed(1)
-        device = model.flow.mean.device
-        scores, errors, likelihoods = [], [], []
-        for part in self.parts:
-            batch = part.to(device)
-            drawn = model.sample(batch, self.hypotheses, generator=generator)
-            score, error = energy_of(drawn, batch, self.body)
-            sixd = matrix_to_sixd(batch.rotations)[:, None]
-            likelihoods.append(-model.log_prob(batch, sixd)[:, 0] / model.flow.dim)
-            scores.append(score)
-            errors.append(error)
-        return {
-            "score": 1e3 * torch.cat(scores).mean().item(),
-            "mpjpe_mode": 1e3 * torch.cat(errors).mean().item(),
-            "nll": torch.cat(likelihoods).mean().item(),
-        }
-
-
-def build(about: dict[str, Any]) -> Humr:
-    """Build the network that a checkpoint's description asks for."""
-    if about.get("system") != "humr":
-        raise ValueError(f"expected a checkpoint of system 'humr'; got {about.get('system')!r}")
-    return Humr(from_dict(Model, about["run"]["model"]))
-
-
-def evaluate_mesh(
-    model: Humr,
-    about: dict[str, Any],
-    config: World,
-    split: str,
-    *,
-    hypotheses: int,
-    seed: int,
-    default_focal: bool = False,
-) -> pd.DataFrame:
-    """Measure a model on a split: one row per image."""
-    del about
-    records = generate.store(config).make_and_load(split)
-    return measured(
-        model,
-        load_body("small"),
-        records,
-        hypotheses=hypotheses,
-        seed=seed,
-        default_focal=default_focal,
-    )
-
-
-AnyRun = Run | LiftingRun | ProposeRun
-
-
-@dataclass(frozen=True, kw_only=True)
-class System:
-    """What is particular to one system."""
-
-    name: str  # of its folders and in its checkpoints
-    store: Callable[[Any], Store[Any]]  # data of a world's configuration
-    recipe: int  # of that data
-    fit: Callable[[Any, str, Fabric, Path], Progress]  # run, name, engine, folder
-    build: Callable[[dict[str, Any]], nn.Module]  # from a checkpoint's description
-    evaluate: Callable[..., pd.DataFrame]
-    summary: Callable[[pd.DataFrame], dict[str, float]]  # of rows
-    code: Sequence[str]  # files that rows depend on, with all that they import
-    glue: Sequence[str]  # and files of which only their own lines count: they train and make, too
-    check: Callable[[Any], None] = lambda run: None  # refuses runs before any work
-    # Names what rows depend on, of a world's configuration; None: the folder of its data.
-    evaluated_on: Callable[[Any], str] | None = None
-
+# ------------------------------------------------------------------------ all of them
 
 _HERE = "humr/experiments/systems.py"
 _LIFTERS = ("lifting/evaluation", "lifting/flow", "lifting/propose")
 _LIFTING: dict[str, Any] = {
     "store": lifting_store,
     "evaluate": evaluate_lifting,
-    "summary": summary,
+    "summary": lifting_summary,
     "code": [f"humr/{name}.py" for name in (*_LIFTERS, "heatmaps")],
     "glue": [_HERE, "humr/lifting/world.py"],
-    "evaluated_on": evaluated_on,
+    "evaluated_on": lifting_data_name,
 }
 _FLOW = _LIFTING | {"fit": fit_flow, "build": build_flow}
 _PROPOSE = _LIFTING | {"fit": fit_propose, "build": build_propose}
@@ -408,13 +349,13 @@ SYSTEMS: dict[type, System] = {
         name="humr",
         store=generate.store,
         recipe=generate.DATA_VERSION,
-        fit=fit,
-        build=build,
+        fit=fit_mesh,
+        build=build_mesh,
         evaluate=evaluate_mesh,
         summary=evaluation.summary,
         code=["humr/evaluation.py", "humr/model.py", "humr/world/records.py"],
         glue=[_HERE, "humr/world/generate.py"],
-        check=check,
+        check=check_mesh,
     ),
     PaperRun: System(
         name="paper",
@@ -436,19 +377,7 @@ SYSTEMS: dict[type, System] = {
 }
 
 
-def store(run: AnyRun) -> Store[Any]:
-    """Data that a run is trained and tested on."""
-    return SYSTEMS[type(run)].store(run.world)
-
-
-def data_name(system: System, config: AnyWorld) -> str:
-    """Name the data that rows on a world depend on."""
-    if system.evaluated_on is None:
-        return system.store(config).directory.name
-    return system.evaluated_on(config)
-
-
-# People of a profile's test set as its networks see them, whatever world they are of.
+# ------------------------------------------------------------------------ a few tested people
 
 
 @dataclass(frozen=True)
@@ -459,21 +388,21 @@ class Tested:
     batch: Batch
 
 
-def some(run: Run, count: int, *, dataset: str, generator: torch.Generator) -> Tested:
+def tested_people(run: Run, count: int, *, dataset: str, generator: torch.Generator) -> Tested:
     """Return at most `count` people: the first of the open world, or evenly spread licensed ones.
 
     Args:
         run: of the profile.
         count: of people.
-        dataset: licensed ones are of this test set, as in `sets.only`. Their focal length is the
-            photograph's diagonal (`mesh_variants`).
+        dataset: licensed ones are of this test set, "3DPW" or "EMDB". Their focal length is the
+            photograph's diagonal, as in the official code.
         generator: for the draws of heatmap samples.
     """
     if isinstance(run, PaperRun):
         return _licensed(run, count, dataset)
-    records = generate.store(run.world).make_and_load("test")[slice(0, count)]
+    images = generate.store(run.world).make_and_load("test")[slice(0, count)]
     samples = max(1, run.model.heatmap_samples)
-    return Tested(list(range(len(records))), records.batch(samples=samples, generator=generator))
+    return Tested(list(range(len(images))), images.batch(samples=samples, generator=generator))
 
 
 def _licensed(run: PaperRun, count: int, dataset: str) -> Tested:
@@ -487,6 +416,4 @@ def _licensed(run: PaperRun, count: int, dataset: str) -> Tested:
     for batch, people in features.batches(name, licensed_training.ROOT, count, samples=reads):
         image += (people.row + FIRST * TEST.index(name)).tolist()
         parts.append(with_diagonal(batch))
-    names = [f.name for f in fields(Batch) if f.name != "given"]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return Tested(image, replace(parts[0], **joined))
+    return Tested(image, Batch.join(parts))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from humr import metrics, training
 from humr.batches import Batch
@@ -113,7 +112,7 @@ def fit(run: PaperRun, name: str, fabric: training.Fabric, directory: Path) -> t
     return training.fit(
         objective,
         _draw(run, fabric),
-        Validation(held_out, body, samples=model.heatmap_samples),
+        validation(held_out, body, samples=model.heatmap_samples),
         run.training,
         directory,
         fabric=fabric,
@@ -156,44 +155,33 @@ def _draw(run: PaperRun, fabric: training.Fabric) -> training.Draw:
     return draw
 
 
-class Validation:
-    """Energy score (the score that decides), error of the mode, likelihood, on fixed noise.
+def validation(
+    people: CachedFeatures, body: Body, *, hypotheses: int = 16, samples: int = 0
+) -> training.Validation:
+    """Energy score (the score that decides), error of the mode, likelihood per dimension.
 
     Of the 22 joints of SMPL-X, relative to the middle of the hips, on people of the training sets
     who are not trained on. (The official code keeps the epoch of the lowest *training* loss.)
     """
+    generator = torch.Generator().manual_seed(0)
+    first = torch.zeros(len(people), dtype=torch.long)
+    known, crops = people.persons, people.crops(first)
+    batches = [
+        batch_of(known[part], crops[part], samples=max(samples, 1), generator=generator)
+        for part in (slice(i, i + AT_ONCE) for i in range(0, len(people), AT_ONCE))
+    ]
 
-    def __init__(
-        self, people: CachedFeatures, body: Body, *, hypotheses: int = 16, samples: int = 0
-    ) -> None:
-        self.body, self.hypotheses = body, hypotheses
-        generator = torch.Generator().manual_seed(0)
-        first = torch.zeros(len(people), dtype=torch.long)
-        known, crops = people.persons, people.crops(first)
-        self.parts = [
-            batch_of(known[part], crops[part], samples=max(samples, 1), generator=generator)
-            for part in (slice(i, i + AT_ONCE) for i in range(0, len(people), AT_ONCE))
-        ]
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the metrics in mm (likelihood in nats per dimension)."""
-        assert isinstance(model, Humr)
-        generator = torch.Generator().manual_seed(1)
-        scores, errors, likelihoods = [], [], []
-        for part in self.parts:
-            batch = part.to(model.flow.mean.device)
-            drawn = model.sample(batch, self.hypotheses, generator=generator)
-            target = _centred(self.body.joints(batch.rotations, batch.betas))
-            scores.append(metrics.energy_score(_centred(drawn.samples.joints(self.body)), target))
-            errors.append(metrics.mpjpe(_centred(drawn.mode.joints(self.body)), target))
-            sixd = matrix_to_sixd(batch.rotations)[:, None]
-            likelihoods.append(-model.log_prob(batch, sixd)[:, 0] / model.flow.dim)
+    def measure(model: Humr, batch: Batch, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        drawn = model.sample(batch, hypotheses, generator=noise)
+        target = _centred(body.joints(batch.rotations, batch.betas))
+        sixd = matrix_to_sixd(batch.rotations)[:, None]
         return {
-            "score": 1e3 * torch.cat(scores).mean().item(),
-            "mpjpe_mode": 1e3 * torch.cat(errors).mean().item(),
-            "nll": torch.cat(likelihoods).mean().item(),
+            "score": metrics.energy_score(_centred(drawn.samples.joints(body)), target),
+            "mpjpe_mode": metrics.mpjpe(_centred(drawn.mode.joints(body)), target),
+            "nll": -model.log_prob(batch, sixd)[:, 0] / model.flow.dim,
         }
+
+    return training.Validation(batches, measure)
 
 
 def _centred(joints: torch.Tensor) -> torch.Tensor:

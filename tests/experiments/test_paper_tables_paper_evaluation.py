@@ -114,11 +114,11 @@ def test_networks_that_read_samples_get_the_stored_ones(apart, root, monkeypatch
 
 def test_some_people_as_a_network_sees_them(apart, generator):
     run = PaperRun(model=MODEL)
-    found = systems.some(run, 2, dataset="EMDB", generator=generator)
+    found = systems.tested_people(run, 2, dataset="EMDB", generator=generator)
     assert found.image == [100_000, 100_000 + PEOPLE - 1]
     assert len(found.batch) == 2
     with pytest.raises(ValueError, match="one of 3DPW, EMDB; got 'AGORA'"):
-        systems.some(run, 2, dataset="AGORA", generator=generator)
+        systems.tested_people(run, 2, dataset="AGORA", generator=generator)
     diagonal = found.batch.image_size.square().sum(-1).sqrt()
     torch.testing.assert_close(found.batch.focal, diagonal)
 

@@ -78,7 +78,7 @@ def test_rows_are_measured_on_the_device_of_choice(apart, monkeypatch):
     chosen = runs.SHIPPED.with_name("elsewhere")
     chosen.parent.mkdir(parents=True)
     about = {"system": "humr", "run": to_dict(profile("smoke").run)}
-    save_model(chosen, systems.build(about), about)
+    save_model(chosen, systems.build_mesh(about), about)
     seen = []
 
     def measured(model, *_, **__):
@@ -121,7 +121,7 @@ def test_a_configuration_for_other_features_is_refused_before_any_work(apart):
 
 def test_checkpoints_of_other_systems_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a checkpoint of system 'humr'; got 'lifting'"):
-        systems.build({"system": "lifting"})
+        systems.build_mesh({"system": "lifting"})
     save_model(tmp_path / "best", nn.Linear(1, 1), {"system": "pose"})
     known = r"'humr', 'lifting', 'lifting_paper', 'paper', 'propose', 'propose_paper'"
     with pytest.raises(ValueError, match=rf"one of \[{known}\]; got 'pose'"):

@@ -131,5 +131,5 @@ def test_facts(made):
 
 
 def test_rows_are_named_by_the_images_they_are_of(made):
-    assert systems.evaluated_on(OPEN) == systems.lifting_store(OPEN).directory.name
-    assert systems.evaluated_on(WORLD) == lifting.evaluated_on(WORLD)
+    assert systems.lifting_data_name(OPEN) == systems.lifting_store(OPEN).directory.name
+    assert systems.lifting_data_name(WORLD) == lifting.evaluated_on(WORLD)

@@ -68,8 +68,8 @@ def test_a_likelihood_run_is_built_with_its_noise(apart):
 
 def test_moments_are_read_where_the_run_says_so(apart):
     base = profile("smoke").lifting
-    fit = systems.inputs(base)
-    moments = systems.inputs(changed(base, rule={"gaussians": "moments", "doubled": False}))
+    fit = systems.inputs(base.rule)
+    moments = systems.inputs(replace(base.rule, gaussians="moments", doubled=False))
     assert (fit.gaussians, fit.doubled) == ("fit", True)
     assert (moments.gaussians, moments.doubled) == ("moments", False)
 
@@ -187,9 +187,9 @@ def test_models_of_the_open_world_can_be_measured_on_licensed_images(house):
         seed=0,
     )
     assert len(rows) == 4
-    assert systems.evaluated_on(WORLD) == lifting.evaluated_on(WORLD)
+    assert systems.lifting_data_name(WORLD) == lifting.evaluated_on(WORLD)
     folder = systems.lifting_store(run.world).directory.name
-    assert systems.evaluated_on(run.world) == folder
+    assert systems.lifting_data_name(run.world) == folder
 
 
 def test_runs_of_the_open_world_keep_their_folders():

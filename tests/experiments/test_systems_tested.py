@@ -20,15 +20,18 @@ def run(tmp_path, monkeypatch):
 
 
 def test_the_first_images_come_with_their_numbers(run, generator):
-    found = systems.some(run, 3, dataset="", generator=generator)
+    found = systems.tested_people(run, 3, dataset="", generator=generator)
     records = generate.store(run.world).load("test")
     assert found.image == [0, 1, 2]
     assert torch.equal(found.batch.features, records[:3].features.float())
     assert found.batch.samples.shape[1] == 1
-    everybody = systems.some(run, 1000, dataset="", generator=generator)
+    everybody = systems.tested_people(run, 1000, dataset="", generator=generator)
     assert everybody.image == [0, 1, 2, 3]
 
 
 def test_networks_that_read_samples_get_them(run, generator):
     reads = changed(run, model={"embedding": True, "embedding_samples": 7})
-    assert systems.some(reads, 2, dataset="", generator=generator).batch.samples.shape[1] == 7
+    assert (
+        systems.tested_people(reads, 2, dataset="", generator=generator).batch.samples.shape[1]
+        == 7
+    )

@@ -16,6 +16,7 @@ from humr.experiments.profiles import profile
 from humr.licensed import checkpoints, features, inventory, training
 from humr.licensed.datasets import TRAINING, Licensed, PaperRun
 from humr.model import Humr
+from humr.training import Validation
 
 RUN = PaperRun(
     world=Licensed(
@@ -64,7 +65,7 @@ def test_dry_run(apart, monkeypatch):
     expected = weights_of(straight.with_name("last"))
 
     monkeypatch.setattr(runs, "RUNS", apart / "again")
-    whole, calls = training.Validation.__call__, []
+    whole, calls = Validation.__call__, []
 
     def stops(self, model):
         calls.append(1)
@@ -72,7 +73,7 @@ def test_dry_run(apart, monkeypatch):
             raise KeyboardInterrupt
         return whole(self, model)
 
-    monkeypatch.setattr(training.Validation, "__call__", stops)
+    monkeypatch.setattr(Validation, "__call__", stops)
     with pytest.raises(KeyboardInterrupt):
         runs.train(RUN, name="dry", device="cpu")
     resumed = weights_of(runs.train(RUN, name="dry", device="cpu").with_name("last"))
@@ -110,12 +111,12 @@ def test_validation_is_the_energy_score_of_the_bodys_joints(apart, body):
     people = systems.store(RUN).load("validation")
     torch.manual_seed(0)
     model = Humr(RUN.model).eval()
-    found = training.Validation(people, body, hypotheses=4)(model)
+    found = training.validation(people, body, hypotheses=4)(model)
     assert found.keys() == {"score", "mpjpe_mode", "nll"}
-    again = training.Validation(people, body, hypotheses=4)(model)
+    again = training.validation(people, body, hypotheses=4)(model)
     assert found == again
-    validation = training.Validation(people, body, hypotheses=4)
-    (batch,) = validation.parts
+    validation = training.validation(people, body, hypotheses=4)
+    (batch,) = validation.batches
     drawn = model.sample(batch, 4, generator=torch.Generator().manual_seed(1))
     errors = []
     for i in range(2):

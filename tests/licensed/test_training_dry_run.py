@@ -21,6 +21,7 @@ from humr.licensed import evaluation, features, inventory, training, vitpose
 from humr.licensed.datasets import TEST, Licensed, PaperRun
 from humr.licensed.people import SHAPE, read_file, sample_path
 from humr.licensed.vitpose import Sizes, read_vitpose
+from humr.training import Validation
 
 TRAIN = ("static-gym", "agora-bfh")
 PEOPLE = 4
@@ -83,7 +84,7 @@ def test_from_an_inventory_to_the_papers_tables(root, tmp_path, monkeypatch, cap
 
     # features, training, a stop in its middle, the rest
     (job,) = [v for v in variants("components", "paper") if v.name == "mask"]
-    whole, calls = training.Validation.__call__, []
+    whole, calls = Validation.__call__, []
 
     def stops(self, model):
         calls.append(1)
@@ -92,7 +93,7 @@ def test_from_an_inventory_to_the_papers_tables(root, tmp_path, monkeypatch, cap
         return whole(self, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Validation, "__call__", stops)
+        patch.setattr(Validation, "__call__", stops)
         with pytest.raises(KeyboardInterrupt):
             runs.train(job.run, name=job.name, device="cpu")
     assert not runs.is_done(job)
