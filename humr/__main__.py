@@ -21,6 +21,30 @@ if sys.version_info < (3, 11):  # noqa: UP036  (who comes with an older Python m
     )
 
 
+FORWARDED = {  # command: the module that knows it, what it is for
+    "world": ("humr.experiments.runs world", "make the open world's data for a profile"),
+    "train": ("humr.experiments.runs train", "train on it: one run of a profile"),
+    "study": (
+        "humr.experiments.measurements",
+        "train and evaluate the ablations that are missing; goes on where it stopped",
+    ),
+    "bench": ("humr.benchmarks.bench", "time every part of the chain"),
+    "convert": ("humr.licensed.checkpoints", "turn an official checkpoint into one of ours"),
+    "tables": ("humr.experiments.paper_tables", "HuMR's tables on licensed test sets"),
+    "refine": (
+        "humr.experiments.refinement",
+        "fit the constants of refinement on validation, or measure it on test",
+    ),
+    "clip": ("humr.experiments.clip", "measure the shipped model on the real clip"),
+    "notebooks": (
+        "humr.launch.execution refresh",
+        "execute and rewrite the committed notebooks, or those with the given numbers",
+    ),
+    "lab": ("jupyterlab", "open JupyterLab"),
+}
+CLIP = ["clip"]  # data fetch clip: the real clip, which nothing else needs
+
+
 def call(python: str, *arguments: str | Path, **variables: str) -> int:
     """Run a module of an interpreter from the repository's root; return its exit status.
 
@@ -81,11 +105,6 @@ def photo(python: str, options: argparse.Namespace) -> int:
     return call(python, "humr.launch.execution", "photo", *arguments)
 
 
-def notebooks(python: str, options: argparse.Namespace) -> int:
-    """Make the committed version of notebooks."""
-    return call(python, "humr.launch.execution", "refresh", *options.numbers)
-
-
 def data(python: str, options: argparse.Namespace) -> int:
     """Say which data files are here, fetch those that can be fetched, or make what is made."""
     if options.action == "fetch":
@@ -120,24 +139,10 @@ def fetch(python: str) -> int:
     return subprocess.call([python, "-c", code], env=environment.variables(python), cwd=ROOT)
 
 
-CLIP = ["clip"]  # data fetch clip: the real clip, which nothing else needs
-MODULES = {
-    "study": "humr.experiments.measurements",
-    "bench": "humr.benchmarks.bench",
-    "convert": "humr.licensed.checkpoints",
-    "tables": "humr.experiments.paper_tables",
-    "refine": "humr.experiments.refinement",
-    "clip": "humr.experiments.clip",
-}
-
-
 def forward(python: str, options: argparse.Namespace) -> int:
     """Hand the rest of the command line to the module that knows it."""
-    if options.command == "lab":
-        return call(python, "jupyterlab", *options.rest)
-    if options.command in MODULES:
-        return call(python, MODULES[options.command], *options.rest)
-    return call(python, "humr.experiments.runs", options.command, *options.rest)
+    module, _ = FORWARDED[options.command]
+    return call(python, *module.split(), *options.rest)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -157,13 +162,8 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("photo", help="the posterior for a photograph of yours")
     add.add_argument("image", type=Path)
     add.add_argument("--out", type=Path, required=True, help="folder for the results")
-    add.add_argument(
-        "--box",
-        type=float,
-        nargs=4,
-        metavar=("X0", "Y0", "X1", "Y1"),
-        help="the person, in pixels",
-    )
+    corners = ("X0", "Y0", "X1", "Y1")
+    add.add_argument("--box", type=float, nargs=4, metavar=corners, help="the person, in pixels")
     add.add_argument("--hypotheses", type=int, default=100)
     add.set_defaults(run=photo)
 
@@ -172,22 +172,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("action", choices=actions, help="samples takes data sets: data/README.md")
     add.set_defaults(run=data)
 
-    add = commands.add_parser("notebooks", help="execute and rewrite the committed notebooks")
-    add.add_argument("numbers", nargs="*", metavar="NN")
-    add.set_defaults(run=notebooks)
-
-    for name, help_text in {
-        "world": "make the open world's data for a profile",
-        "train": "train on it: one run of a profile",
-        "study": "train and evaluate the ablations that are missing; goes on where it stopped",
-        "bench": "time every part of the chain",
-        "convert": "turn an official checkpoint into one of ours",
-        "tables": "HuMR's tables on licensed test sets",
-        "refine": "fit the constants of refinement on validation, or measure it on test",
-        "clip": "measure the shipped model on the real clip",
-        "lab": "open JupyterLab",
-    }.items():
-        commands.add_parser(name, help=help_text, add_help=False).set_defaults(run=forward)
+    for name, (_, purpose) in FORWARDED.items():
+        commands.add_parser(name, help=purpose, add_help=False).set_defaults(run=forward)
     return top
 
 
@@ -197,8 +183,7 @@ def main() -> int:
     options.rest = rest
     action = vars(options).get("action")
     takes_rest = options.run in (test, forward) or action == "samples"
-    takes_rest = takes_rest or (action == "fetch" and rest == CLIP)
-    if rest and not takes_rest:
+    if rest and not takes_rest and not (action == "fetch" and rest == CLIP):
         parser().error(f"unrecognised arguments: {' '.join(rest)}")
     try:
         python = environment.ensure()

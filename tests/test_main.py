@@ -215,6 +215,14 @@ def test_commands_call_the_right_modules(monkeypatch, calls, tmp_path):
     assert calls[2][-5:] == ("--box", 1.0, 2.0, 3.0, 4.0)
 
 
+def test_the_detector_is_fetched_by_the_interpreter_that_has_pip(monkeypatch):
+    """Nothing is downloaded: the files are here, but this process believes that they are not."""
+    if __main__.absent():
+        pytest.skip("the detector's files are not here")
+    monkeypatch.setattr(__main__, "absent", lambda: True)
+    assert __main__.fetch(sys.executable) == 0
+
+
 def test_test_runs_all_stages_and_reports_the_failed_one(monkeypatch, calls, capsys):
     monkeypatch.setattr(
         __main__, "call", lambda python, *words, **_: calls.append(words) or words[0] == "pyright"
