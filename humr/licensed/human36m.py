@@ -331,8 +331,12 @@ def read_table(
     chosen = every(actions, stride)
     rows = rows[chosen.numpy()]
     poses = torch.from_numpy(columns[pose][rows]).float().mT / 1000
-    maps = readers.read_rows(path, table, "heatmap", rows)
-    parts = [fitted(_maps(path, some)) for some in maps]
+    parts = []
+    for maps in readers.read_rows(path, table, "heatmap", rows):
+        expect(path, "heatmap", maps.shape[1:], (16, CELLS, CELLS))
+        if not np.isfinite(maps).all():
+            raise ValueError(f"{shown(path)}: heatmaps hold values that are not finite")
+        parts.append(fitted(torch.from_numpy(maps.astype(np.float32))))
     images = LicensedLifting(
         joints=poses,
         points=torch.from_numpy(columns["argmax_2d"][rows]).float().mT.flip(-1) * CELLS,
@@ -342,13 +346,6 @@ def read_table(
         subject=torch.tensor([subjects[name] for name in who[rows]], dtype=torch.uint8),
     )
     return checked(images, path)
-
-
-def _maps(path: Path, maps: np.ndarray) -> Float[Tensor, "images 16 64 64"]:
-    expect(path, "heatmap", maps.shape[1:], (16, CELLS, CELLS))
-    if not np.isfinite(maps).all():
-        raise ValueError(f"{shown(path)}: heatmaps hold values that are not finite")
-    return torch.from_numpy(maps.astype(np.float32))
 
 
 def fitted(

@@ -579,9 +579,18 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = LICENSED) -> in
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mirrored", action="store_true", help="look at mirror images as well")
     parser.add_argument("--without-masks", action="store_true", help="no distances to masks")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        _run(options, root)
+        options = Options(
+            given.batch, given.workers, given.seed, not given.without_masks, given.mirrored
+        )
+        everybody = [read_boxes(name, root=root) for name in given.sets]
+        weights = given.weights or find(root / "ckpt", *VITPOSE)
+        device = pick_device() if given.device == "auto" else given.device
+        network = read_vitpose(weights).to(device)
+        for people in everybody:
+            path = precompute(people, network, weights=weights.name, options=options, root=root)
+            say(f"{people.name}: {len(people)} people, {shown(path.parent)}")
     except (ValueError, OSError) as error:
         say(f"humr: {error}")
         return 1
@@ -589,18 +598,6 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = LICENSED) -> in
         say("stopped; the same command goes on from here")
         return 130
     return 0
-
-
-def _run(options: argparse.Namespace, root: Path) -> None:
-    how = Options(options.batch, options.workers, options.seed, not options.without_masks,
-                  options.mirrored)  # fmt: skip
-    everybody = [read_boxes(name, root=root) for name in options.sets]
-    weights = options.weights or find(root / "ckpt", *VITPOSE)
-    device = pick_device() if options.device == "auto" else options.device
-    network = read_vitpose(weights).to(device)
-    for people in everybody:
-        path = precompute(people, network, weights=weights.name, options=how, root=root)
-        say(f"{people.name}: {len(people)} people, {shown(path.parent)}")
 
 
 if __name__ == "__main__":

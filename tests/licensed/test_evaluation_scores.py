@@ -8,7 +8,7 @@ import torch
 from humr.licensed import evaluation
 from humr.licensed.evaluation import forecast, load_evaluator, truth_of
 from humr.skeletons import COCO17
-from tests.licensed.test_evaluation_official_measures import (
+from tests.licensed.test_evaluation_points import (
     DOUBLE,
     SETS,
     SIZES,
