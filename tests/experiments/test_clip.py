@@ -144,5 +144,5 @@ def test_the_committed_rows_are_of_every_tenth_frame_and_all_cameras():
     assert set(rows.image) == set(clip.FRAMES)
     assert rows.groupby("variant").size().eq(40).all()
     about = runs.read_record("clip", "laptop")
-    assert about["three to four cameras, mm"] < 25
+    assert about["median distance of three to four cameras, mm"] < 25
     assert {"landmarks_full", "landmarks_heavy", "flow", "refined"} <= set(rows.variant)
