@@ -8,7 +8,6 @@ from matplotlib.colors import to_rgb
 
 from humr import evaluation, metrics, storage
 from humr.experiments import ablations, measurements, runs
-from humr.experiments.ablations import Variant, changed
 from humr.experiments.statistics import ONE_SEED, means
 from humr.figures import charts
 from humr.figures.charts import COLOURS
@@ -57,12 +56,12 @@ def test_a_single_hypothesis_has_a_curve(records, body, model):
 # ----------------------------------------------------------------------- stored rows
 
 
-def tiny(base):
-    run = changed(base, world=TINY, training={"batch": 4, "hypotheses": 2})
-    return [
-        Variant(name=name, label=name, run=changed(run, weights={"heatmap": weight}))
-        for name, weight in (("prohmr", 0.0), ("realnvp", 0.1), ("mask", 0.2), ("other", 0.3))
-    ]
+SMALL = {f"world.{name}": value for name, value in TINY.items()}
+SMALL |= {"training.batch": 4, "training.hypotheses": 2}
+ROWS = [
+    (name, name, SMALL | {"weights.heatmap": weight})
+    for name, weight in (("prohmr", 0.0), ("realnvp", 0.1), ("mask", 0.2), ("other", 0.3))
+]
 
 
 def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(tmp_path, monkeypatch):
@@ -70,7 +69,7 @@ def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(tmp_p
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(measurements, "COUNTS", (1, 2, 5))
-    monkeypatch.setitem(ablations.STUDIES, "components", lambda sizes: tiny(sizes.study))
+    monkeypatch.setitem(ablations.STUDIES, "components", ("study", ROWS))
     with pytest.raises(FileNotFoundError, match="no run of study 'curves' is finished"):
         measurements.CURVES.publish("smoke")
 

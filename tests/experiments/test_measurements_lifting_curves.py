@@ -8,7 +8,6 @@ import torch
 
 from humr import storage
 from humr.experiments import ablations, measurements, runs
-from humr.experiments.ablations import Variant, changed
 from humr.licensed import lifting
 from humr.lifting import evaluation
 from humr.lifting.data import AMBIGUOUS, complete
@@ -124,11 +123,9 @@ def test_rows_are_measured_once_published_and_read_where_there_are_no_runs(
     monkeypatch.setattr(storage.Store, "generate", empty)
     monkeypatch.setattr(storage.Store, "load", lambda self, split: data)
 
-    def tiny(sizes):
-        run = changed(sizes.lifting, world=TINY, rule={"hypotheses": 2, "best_of": 1})
-        return [Variant(name="full", label="full", run=run)]
-
-    monkeypatch.setitem(ablations.STUDIES, "lifting", tiny)
+    small = {f"world.{name}": value for name, value in TINY.items()}
+    small |= {"rule.hypotheses": 2, "rule.best_of": 1}
+    monkeypatch.setitem(ablations.STUDIES, "lifting", ("lifting", [("full", "full", small)]))
     with pytest.raises(FileNotFoundError, match="no run of study 'lifting_curves' is finished"):
         measurements.LIFTING_CURVES.publish("smoke")
 

@@ -5,7 +5,6 @@ import pytest
 
 from humr import storage
 from humr.experiments import ablations, runs
-from humr.experiments.ablations import Variant, changed
 from humr.experiments.profiles import profile
 from humr.model import Humr
 
@@ -13,15 +12,14 @@ TINY = {"labelled": 6, "points": 2, "unlabelled": 2, "validation": 2, "test": 3,
         "window": 96, "backgrounds": 1}  # fmt: skip
 
 
-def tiny(base):
-    run = changed(base, world=TINY, training={"batch": 4, "hypotheses": 2})
-    other = changed(run, weights={"heatmap": 0.0})
-    return [
-        Variant(name="one", label="One", run=run),
-        Variant(name="last", label="One, last", run=run, checkpoint="last"),
-        Variant(name="focal", label="One, focal unknown", run=run, default_focal=True),
-        Variant(name="other", label="Other", run=other),
-    ]
+SMALL = {f"world.{name}": value for name, value in TINY.items()}
+SMALL |= {"training.batch": 4, "training.hypotheses": 2}
+ROWS = [
+    ("one", "One", SMALL),
+    ("last", "One, last", SMALL | {"checkpoint": "last"}),
+    ("focal", "One, focal unknown", SMALL | {"default_focal": True}),
+    ("other", "Other", SMALL | {"weights.heatmap": 0.0}),
+]
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def apart(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "DATA", tmp_path / "data")
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
-    monkeypatch.setitem(ablations.STUDIES, "tiny", lambda sizes: tiny(sizes.study))
+    monkeypatch.setitem(ablations.STUDIES, "tiny", ("study", ROWS))
     return tmp_path
 
 
