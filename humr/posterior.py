@@ -18,9 +18,11 @@ from humr.detector import Detection, Detector
 from humr.geometry import Crop, box_info, default_focal, project
 from humr.heatmaps import GRID
 from humr.model import Humr, Hypotheses, People
+from humr.refine import Constants, refine
 from humr.skeletons import ARTICULATED, COCO17
 
 SAMPLES = 32  # of every heatmap, for models that read samples
+REFINED_SAMPLES = 80  # as many as a render's records hold, on which refinement was fitted
 _DIGITS = {"m": 4, "mm": 1, "image": 1, "detected": 1, "confidence": 3}
 RgbImage = UInt8[np.ndarray, "height width 3"]
 
@@ -33,6 +35,7 @@ class Posterior:
     detection: Detection
     batch: Batch  # of one
     hypotheses: Hypotheses  # of one image
+    remark: str = ""  # why not everything was refined, or how little the picture says
 
     @property
     def mode(self) -> People:
@@ -115,15 +118,17 @@ class Posterior:
         return pd.DataFrame(columns)
 
     def write(self, out: Path, body: Body) -> None:
-        """Write joints.csv, hypotheses.npz (rotations, shape, translation, camera), mode.ply."""
+        """Write joints.csv, hypotheses.npz (rotations, shapes, translations, camera), mode.ply."""
         out.mkdir(parents=True, exist_ok=True)
         self.joint_table(body).to_csv(out / "joints.csv", index=False)
         np.savez_compressed(
             out / "hypotheses.npz",
             mode_rotations=self.mode.rotations.numpy(),
+            mode_betas=self.mode.betas.numpy(),
+            mode_translation=self.mode.translation.numpy(),
             rotations=self.samples.rotations.numpy(),
-            betas=self.mode.betas.numpy(),
-            translation=self.mode.translation.numpy(),
+            betas=self.samples.betas.numpy(),
+            translation=self.samples.translation.numpy(),
             focal=self.focal.numpy(),
             centre=self.centre.numpy(),
             joints=self.samples.joints(body).numpy(),
@@ -140,19 +145,28 @@ def posterior_of(
     generator: torch.Generator,
     box: Any = None,  # noqa: ANN401 - four numbers or nothing; checked by the detector
     focal: float | None = None,
+    refinement: tuple[Constants, Body] | None = None,
 ) -> Posterior:
     """Detect a person and draw the mode and random hypotheses of the 3D body.
 
     `box` is x0, y0, x1, y1 in pixels around the person, without it the largest person is taken;
-    `focal` is in pixels, without it the image diagonal (CLIFF).
+    `focal` is in pixels, without it the image diagonal (CLIFF). With `refinement` the hypotheses
+    are conditioned on the heatmaps of this photograph (`humr.refine`).
     """
     if hypotheses < 2:
         raise ValueError(f"hypotheses must be at least 2; got {hypotheses}")
     if focal is not None and not focal > 0:
         raise ValueError(f"focal must be a positive number of pixels; got {focal}")
     detection = detector.detect(image, box)
-    batch = observation_batch(detection, image.shape[1], image.shape[0], focal, generator)
-    return Posterior(image, detection, batch, model.sample(batch, hypotheses, generator=generator))
+    size = image.shape[1], image.shape[0]
+    if refinement is None:
+        batch = observation_batch(detection, *size, focal, generator)
+        drawn = model.sample(batch, hypotheses, generator=generator)
+        return Posterior(image, detection, batch, drawn)
+    constants, body = refinement
+    batch = observation_batch(detection, *size, focal, generator, samples=REFINED_SAMPLES)
+    found = refine(model, body, batch, constants, hypotheses, generator=generator)
+    return Posterior(image, detection, batch, found.hypotheses, found.remark(0))
 
 
 def observation_batch(

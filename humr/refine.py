@@ -313,6 +313,15 @@ class Refined:
         """Whether the picture had anything to say; else mode and samples are the flow's."""
         return self.certain > 0
 
+    def remark(self, image: int) -> str:
+        """Say what a reader of one image's hypotheses must know; mostly nothing."""
+        count = int(self.certain[image])
+        if not count:
+            return "no joint is certain: these are the network's hypotheses, not the picture's"
+        if self.turned[image]:
+            return "the picture would turn the body around: the mode is the network's"
+        return f"only {count} of 17 joints are certain" if count < FEW else ""
+
 
 def refine(
     model: Humr,

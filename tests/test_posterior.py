@@ -6,8 +6,9 @@ import trimesh
 from matplotlib import pyplot as plt
 from skimage import data
 
-from humr import posterior
+from humr import posterior, refine
 from humr.detector import Detector, PersonNotFoundError
+from humr.experiments import runs
 from humr.figures import posteriors
 from humr.skeletons import ARTICULATED, COCO17
 
@@ -54,9 +55,27 @@ def test_written_files_can_be_read_by_others(astronaut, body, tmp_path):
     assert len(pd.read_csv(tmp_path / "joints.csv")) == 17
     with np.load(tmp_path / "hypotheses.npz", allow_pickle=False) as stored:
         assert stored["rotations"].shape == (8, 22, 3, 3)
+        assert stored["betas"].shape == (8, 11)
+        assert stored["translation"].shape == (8, 3)
         np.testing.assert_allclose(stored["focal"], float(astronaut.focal), rtol=1e-6)
     mesh = trimesh.load(tmp_path / "mode.ply", process=False)
     np.testing.assert_allclose(mesh.vertices, astronaut.mode.vertices(body), atol=1e-5)
+
+
+def test_a_refined_posterior_lies_on_the_detected_joints(chain, body):
+    """Of the shipped network, with the constants that were fitted to it."""
+    shipped = runs.shipped()[0], chain[1]
+    flow = draw(shipped)
+    refined = draw(shipped, refinement=(refine.Constants.read(runs.SHIPPED), body))
+    sure = refined.batch.keypoints[0, :, 2] >= refine.CERTAIN
+
+    def error(found):
+        points = found.pixels(found.mode.keypoints(body, "coco17")[None])[0]
+        return (points - found.detection.keypoints_image).norm(dim=-1)[sure].mean()
+
+    assert error(refined) < 0.6 * error(flow)
+    assert refined.samples.betas.std(0).amin() > 0
+    assert flow.remark == refined.remark == ""
 
 
 def test_panel_draws(astronaut, body, tmp_path):

@@ -223,6 +223,7 @@ def test_without_a_certain_joint_the_flow_answers(upright, body, batch):
     shared = found.hypotheses.samples.betas[1:]
     assert shared.equal(shared[:, :1].expand_as(shared))
     assert not found.hypotheses.mode.sixd[0].equal(found.flow_mode.sixd[0])
+    assert found.remark(1).startswith("no joint is certain")
 
 
 def test_a_root_that_turns_far_keeps_the_flows_mode(upright, body, batch, monkeypatch):
@@ -231,6 +232,7 @@ def test_a_root_that_turns_far_keeps_the_flows_mode(upright, body, batch, monkey
     turn = geodesic_distance(found.optimum.rotations[:, 0], found.flow_mode.rotations[:, 0])
     assert found.turned.any()
     assert found.turned.equal(turn.rad2deg() > 1)
+    assert "turn the body around" in found.remark(int(found.turned.nonzero()[0, 0]))
     kept = found.hypotheses.mode.sixd
     assert kept[found.turned].equal(found.flow_mode.sixd[found.turned])
     assert kept[~found.turned].equal(found.optimum.sixd[~found.turned])
@@ -251,6 +253,16 @@ def test_nobody_lands_behind_the_camera(upright, body, batch):
     told = refine.best_guess(batch, 0.01)
     (gradient,) = torch.autograd.grad(told.misfit(unknowns.points(u * 0, body)).sum(), u)
     assert gradient.isfinite().all()
+
+
+def test_few_certain_joints_are_remarked(upright, body, batch):
+    keypoints = batch.keypoints.clone()
+    keypoints[..., 2] = 0.5
+    keypoints[:, :2, 2] = 0.9
+    found = run(upright, body, replace(batch, keypoints=keypoints))
+    quiet = replace(found, turned=torch.zeros_like(found.turned))
+    assert quiet.remark(0) == "only 2 of 17 joints are certain"
+    assert replace(quiet, certain=quiet.certain + 9).remark(0) == ""
 
 
 def test_no_hypotheses_are_refused(upright, body, batch):
