@@ -146,7 +146,7 @@ def independent(rows: pd.DataFrame, *keep: str) -> pd.DataFrame:
     """Leave out variants that share training runs with another one, except those to keep.
 
     A network that is evaluated in two ways does not vary as two trainings do, which is what
-    intervals assume (`comparisons.differences`). If two to keep share runs, only they are left.
+    intervals assume (`statistics.differences`). If two to keep share runs, only they are left.
     """
     runs: dict[str, set[str]] = {}
     about = ["variant", "key"] if "key" in rows else ["variant", "variant"]

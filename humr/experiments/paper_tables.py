@@ -1,4 +1,9 @@
-"""HuMR's Tables 1, 2, 3, S1 and S2 from rows of licensed people, beside the paper's.
+"""HuMR's Tables 1, 2, 3, S1 and S2 on 3DPW and EMDB, beside the paper's numbers: `humr tables`.
+
+Every finished run of the profile "paper" that is a row of these tables is evaluated, and every
+checkpoint that the command line names: ``--checkpoint mask=data/licensed/ckpt/humr`` puts an
+official one, once converted, beside the paper's full model. What has been evaluated is not
+evaluated again. Tables are printed and written to ``runs/paper/tables``.
 
 Rows hold a column `variant`, and `seed` if there are several, of which the mean is taken. Errors
 are averaged over people; 2D errors, spread, PercIn and MinDist over all joints of the set, as the
@@ -9,6 +14,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +22,6 @@ import pandas as pd
 from humr.experiments import runs
 from humr.experiments.ablations import variants
 from humr.experiments.profiles import profile
-from humr.experiments.runs import write_rows
 from humr.experiments.tables import METRICS, paper
 from humr.files import RUNS, provenance, say, write_text
 from humr.licensed.datasets import DATASETS, ON_MASK, TEST, Licensed
@@ -53,24 +58,16 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = rows if "seed" in rows else rows.assign(seed=0)
     _check(rows)
-    found = []
-    pairs = rows[["variant", "data_set"]].drop_duplicates()
-    for variant, data_set in pairs.itertuples(index=False, name=None):
-        part = _where(rows, variant=variant, data_set=data_set)
+    found, groups = [], rows.groupby(["variant", "data_set"], sort=False)
+    for (variant, data_set), part in groups:  # pyright: ignore[reportGeneralTypeIssues]
         for metric in _metrics(data_set, part):
-            each = [_mean(_where(part, seed=seed), metric) for seed in part["seed"].unique()]
+            each = [_mean(run, metric) for _, run in part.groupby("seed", sort=False)]
             defined = [value for value, _ in each if np.isfinite(value)]
             if defined:
                 people = max(count for _, count in each)
                 line = {"variant": variant, "dataset": DATASETS[data_set], "metric": metric}
                 found.append(line | {"ours": float(np.mean(defined)), "people": people})
     return pd.DataFrame(found, columns=["variant", "dataset", "metric", "ours", "people"])
-
-
-def _where(rows: pd.DataFrame, **values: object) -> pd.DataFrame:
-    """Rows whose columns have these values."""
-    chosen = np.logical_and.reduce([rows[name] == value for name, value in values.items()])
-    return rows.take(np.flatnonzero(chosen))
 
 
 def _check(rows: pd.DataFrame) -> None:
@@ -180,53 +177,40 @@ def table(
     return pd.DataFrame(body, index=labels, columns=pd.MultiIndex.from_tuples(columns))
 
 
-# HuMR's Tables 1, 2, 3, S1 and S2 on 3DPW and EMDB: ``python3 -m humr tables``.
-#
-# Every finished run of the profile "paper" that is a row of these tables is evaluated, and every
-# checkpoint that the command line names: ``--checkpoint mask=data/licensed/ckpt/humr`` puts an
-# official one, once converted, beside the paper's full model. What has been evaluated is not
-# evaluated again. Tables are printed and written to ``runs/paper/tables``.
-
+# ------------------------------------------------------------------------ the command
 
 ABLATIONS = ("components", "supervision")
 PROFILE = "paper"
 
 
-def rows_of_runs(
-    *, test: Sequence[str] = TEST, focal: str = "diagonal", hypotheses: int | None = None
-) -> list[pd.DataFrame]:
-    """Rows of every finished run, one table each; arguments as of `rows_of`."""
+def rows_of_runs(**options: Any) -> list[pd.DataFrame]:  # noqa: ANN401
+    """Rows of every finished run, one table each; options as of `rows_of`."""
     items = [item for study in ABLATIONS for item in variants(study, PROFILE)]
     jobs = {job.key: job for job in runs.seeded(items, PROFILE)}
     return [
-        runs.described(job, _rows(runs.checkpoint(job), test, focal, hypotheses))
+        runs.described(job, _rows(runs.checkpoint(job), **options))
         for job in jobs.values()
         if runs.is_done(job)
     ]
 
 
-def rows_of(
-    checkpoints: Mapping[str, Path],
+def rows_of(checkpoints: Mapping[str, Path], **options: Any) -> list[pd.DataFrame]:  # noqa: ANN401
+    """Rows of checkpoints, one table each, by the variant that they stand for or any other name.
+
+    Options: data sets to `test`, `focal` ("diagonal", as in the official code, or "given"), and
+    `hypotheses` per person (the profile's).
+    """
+    found = {name: _rows(stem, **options) for name, stem in checkpoints.items()}
+    return [rows.assign(variant=name, seed=0) for name, rows in found.items()]
+
+
+def _rows(
+    stem: Path,
     *,
     test: Sequence[str] = TEST,
     focal: str = "diagonal",
     hypotheses: int | None = None,
-) -> list[pd.DataFrame]:
-    """Rows of checkpoints by name, one table each.
-
-    Args:
-        checkpoints: stems of files, by the variant that they stand for or any other name.
-        test: data sets.
-        focal: "diagonal", as in the official code, or "given".
-        hypotheses: per person; default: the profile's.
-    """
-    return [
-        _rows(stem, test, focal, hypotheses).assign(variant=name, seed=0)
-        for name, stem in checkpoints.items()
-    ]
-
-
-def _rows(stem: Path, test: Sequence[str], focal: str, hypotheses: int | None) -> pd.DataFrame:
+) -> pd.DataFrame:
     return runs.evaluated(
         stem,
         Licensed(test=tuple(test)),
@@ -236,10 +220,10 @@ def _rows(stem: Path, test: Sequence[str], focal: str, hypotheses: int | None) -
     )
 
 
-def joined(named: Sequence[pd.DataFrame], runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def joined(named: Sequence[pd.DataFrame], finished: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Rows of named checkpoints and of finished runs in one table, if no name is of both."""
-    parts = [*named, *runs]
-    names = [{str(name) for part in each for name in part["variant"]} for each in (named, runs)]
+    parts = [*named, *finished]
+    names = [{str(n) for part in each for n in part["variant"]} for each in (named, finished)]
     if both := sorted(names[0] & names[1]):
         raise ValueError(
             f"--checkpoint {both[0]}=...: finished runs have that name as well, and two models "
@@ -250,23 +234,19 @@ def joined(named: Sequence[pd.DataFrame], runs: Sequence[pd.DataFrame]) -> pd.Da
 
 def write(rows: pd.DataFrame, folder: Path, *, hypotheses: int) -> dict[str, pd.DataFrame]:
     """Write rows, averages and all tables, and where they come from; returns the tables."""
-    names = {name: name for name in rows["variant"].unique()}
-    known = {name: table(name, rows, names=_new(names), hypotheses=hypotheses) for name in LAYOUT}
+    names = sorted(rows["variant"].unique())
+    ours = {item.name for study in ABLATIONS for item in variants(study, PROFILE)}
+    new = {name: name for name in names if name not in ours}  # rows of their own
+    known = {name: table(name, rows, names=new, hypotheses=hypotheses) for name in LAYOUT}
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "rows.parquet", rows)
+    runs.write_rows(folder / "rows.parquet", rows)
     write_text(folder / "averages.csv", averages(rows).to_csv(index=False))
     for name, shown in known.items():
         write_text(folder / f"table_{name}.csv", shown.to_csv())
     people = rows[["data_set", "image"]].drop_duplicates()
-    about = {**provenance(), "variants": sorted(names), "people": len(people)}
+    about = {**provenance(), "variants": names, "people": len(people)}
     write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
     return known
-
-
-def _new(names: Mapping[str, str]) -> dict[str, str]:
-    """Names that are no variant of ours: they become rows of their own."""
-    ours = {item.name for study in ABLATIONS for item in variants(study, PROFILE)}
-    return {name: label for name, label in names.items() if name not in ours}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

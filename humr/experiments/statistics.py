@@ -31,7 +31,8 @@ image noise this is the paired t-test. In simulations nominal 95 % intervals of 
 a time. With one seed there is no seed part: the interval covers the choice of test images only,
 says nothing about training again, and supports no verdict.
 
-Of rows of several test sets (`sets`) each set is compared by itself, and results name it.
+Rows of several test sets have a column `dataset`: each set is compared by itself, as 3DPW and EMDB
+in HuMR's tables, and results name it. Rows of the open world, which is a single one, have none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,13 +46,15 @@ from jaxtyping import Bool, Float
 from scipy.stats import f as fisher
 from scipy.stats import t as student
 
-# Rows of several test sets: each is compared by itself, as 3DPW and EMDB in HuMR's tables.
-#
-# They have a column `dataset`. Rows of the open world, which is a single one, have none.
-
-
 P = ParamSpec("P")
+KEYS = ["variant", "seed", "image"]
 DATASET = "dataset"
+TOO_FEW = "fewer than 2 images with a value"
+ONE_SEED = "1 seed: no interval over training"
+UNSTEADY = 0.01  # chance that a table of equal variances has a variant that counts as unsteady
+
+
+# ----------------------------------------------------------------------- several test sets
 
 
 def per_dataset(
@@ -86,18 +89,12 @@ def dataset_phrase(rows: pd.DataFrame) -> str:
     """Say what rows are of, for a sentence: "on 3DPW", or "in the open world".
 
     Example:
-        >>> where(pd.DataFrame({"dataset": ["3DPW", "EMDB"]}))
+        >>> dataset_phrase(pd.DataFrame({"dataset": ["3DPW", "EMDB"]}))
         'on 3DPW, EMDB'
     """
     if DATASET not in rows:
         return "in the open world"
     return f"on {', '.join(rows[DATASET].unique())}"
-
-
-KEYS = ["variant", "seed", "image"]
-TOO_FEW = "fewer than 2 images with a value"
-ONE_SEED = "1 seed: no interval over training"
-UNSTEADY = 0.01  # chance that a table of equal variances has a variant that counts as unsteady
 
 
 # ----------------------------------------------------------------------- estimates
@@ -320,10 +317,12 @@ class Claim:
     def test(self) -> str:
         """The claim as an inequality."""
         against = "" if self.reference is None else f" - {self.reference}"
-        limit = f"{'-' * (self.margin > 0)}{self.margin:g}"
-        bound = {"lower": f"< {self.margin:g}", "higher": f"> {limit}"}
-        within = f"within ±{self.margin:g}"
-        return f"{self.metric}: {self.variant}{against} {bound.get(self.direction, within)}"
+        bound = {
+            "lower": f"< {self.margin:g}",
+            "higher": f"> {0.0 - self.margin:g}",
+            "same": f"within ±{self.margin:g}",
+        }
+        return f"{self.metric}: {self.variant}{against} {bound[self.direction]}"
 
     def verdict(self, low: float, high: float) -> str:
         """Judge by an interval: reproduced only if all of it agrees with the claim."""
