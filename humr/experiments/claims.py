@@ -26,8 +26,6 @@ from humr.files import DATA
 from humr.lifting.config import GROUPS
 from humr.skeletons import H36M17
 
-PATH = DATA / "claims.csv"
-
 LEVELS = (50, 90)  # of the intervals whose coverage is measured
 _BETWEEN = {  # derived columns that are a difference of two measured ones
     "over_detector": ("pa_limbs_mode", "pa_limbs_detector"),
@@ -55,7 +53,7 @@ _GAINS = {"few": ("few_heatmaps", "few_none"), "many": ("many_heatmaps", "many_n
 @cache
 def by_topic() -> dict[str, tuple[Claim, ...]]:
     """All claims, in the order of the file."""
-    table = pd.read_csv(PATH, dtype=str, keep_default_na=False)
+    table = pd.read_csv(DATA / "claims.csv", dtype=str, keep_default_na=False)
     groups = table.groupby("topic", sort=False)
     return {str(topic): tuple(map(_claim, part.to_dict("records"))) for topic, part in groups}
 

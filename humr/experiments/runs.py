@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,18 +32,16 @@ from humr.config import Run, config_hash, from_dict
 from humr.devices import SWITCHES, make_fabric, pick_device, run_lock
 from humr.experiments.ablations import Variant, variant, variants
 from humr.experiments.profiles import PROFILES, Profile, profile
-from humr.experiments.systems import SYSTEMS, AnyRun, AnyWorld, System, data_name, store
-from humr.files import (
-    DATA,
-    ROOT,
-    RUNS,
-    code_digest,
-    digest,
-    in_place_of,
-    provenance,
-    say,
-    write_text,
+from humr.experiments.systems import (
+    SYSTEMS,
+    AnyRun,
+    AnyWorld,
+    System,
+    code_names,
+    data_name,
+    store,
 )
+from humr.files import DATA, RUNS, digest, in_place_of, provenance, say, write_text
 from humr.licensed import training as licensed_training
 from humr.licensed.datasets import PaperRun
 from humr.licensed.evaluation import merge_occluded
@@ -81,10 +78,7 @@ def train(
         if not (directory / "done.json").exists():
             progress = system.fit(run, name, fabric, directory)
             done = {
-                "step": progress.step,
-                "best_step": progress.best_step,
-                "best": progress.best,
-                "seconds": progress.seconds,
+                key: getattr(progress, key) for key in ("step", "best_step", "best", "seconds")
             }
             if fabric.is_global_zero:
                 write_text(directory / "done.json", json.dumps(done))
@@ -163,12 +157,7 @@ def origin(checkpoint: Path, config: AnyWorld) -> list[str]:
     """Name weights, data and code that rows of a checkpoint on a world depend on."""
     system = _system(json.loads(checkpoint.with_suffix(".json").read_text()))
     weights = digest(checkpoint.with_suffix(".safetensors"))
-    return [weights, data_name(system, config), *_code(tuple(system.code), tuple(system.glue))]
-
-
-@cache
-def _code(followed: tuple[str, ...], alone: tuple[str, ...]) -> list[str]:
-    return [code_digest(*followed), *(digest(ROOT / path) for path in alone)]
+    return [weights, data_name(system, config), *code_names(system)]
 
 
 def evaluated(

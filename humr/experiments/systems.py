@@ -6,7 +6,7 @@ licensed data is in `licensed.training`; the lifting systems read other images, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from humr.bodies.body import Body, load_body
 from humr.config import Model, Run, World, from_dict, to_dict
 from humr.devices import Fabric
 from humr.experiments import tables
+from humr.files import ROOT, code_digest, digest
 from humr.geometry import matrix_to_sixd
 from humr.licensed import features, human36m, lifting
 from humr.licensed import training as licensed_training
@@ -94,6 +95,16 @@ def data_name(system: System, config: AnyWorld) -> str:
     if system.evaluated_on is None:
         return system.store(config).directory.name
     return system.evaluated_on(config)
+
+
+def code_names(system: System) -> list[str]:
+    """Name the code that rows depend on."""
+    return _digests(tuple(system.code), tuple(system.glue))
+
+
+@cache
+def _digests(code: tuple[str, ...], glue: tuple[str, ...]) -> list[str]:
+    return [code_digest(*code), *(digest(ROOT / path) for path in glue)]
 
 
 # ------------------------------------------------------------------------ HuMR, open world

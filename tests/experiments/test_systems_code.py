@@ -9,7 +9,7 @@ import torch
 
 from humr import files, storage
 from humr.config import Run, to_dict
-from humr.experiments import runs
+from humr.experiments import runs, systems
 from humr.experiments.profiles import profile
 from humr.experiments.systems import SYSTEMS
 from humr.files import ROOT
@@ -87,9 +87,9 @@ def copy(tmp_path, monkeypatch):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_bytes((ROOT / path).read_bytes())
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(systems, "ROOT", tmp_path)
     yield tmp_path
-    runs._code.cache_clear()
+    systems._digests.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def copy(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_line_deep_below_changes_the_name_of_rows(kind, path, copy):
     def name():
-        runs._code.cache_clear()
-        return runs._code(tuple(SYSTEMS[kind].code), tuple(SYSTEMS[kind].glue))
+        systems._digests.cache_clear()
+        return systems.code_names(SYSTEMS[kind])
 
     before = name()
     assert name() == before
@@ -128,7 +128,7 @@ def test_kept_rows_are_named_by_weights_data_code_and_question(copy, tmp_path, m
     world = profile("smoke").run.world
 
     def names(weights="one", config=world, split="test", **options):
-        runs._code.cache_clear()
+        systems._digests.cache_clear()
         runs.evaluated(tmp_path / weights, config, split, **{"hypotheses": 3, **options})
         return asked.pop()
 
