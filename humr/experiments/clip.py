@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -43,7 +44,13 @@ from humr.detector import (
 )
 from humr.evaluation import COCO_HIPS, LIMBS, PIXELS
 from humr.experiments import runs
-from humr.experiments.refinement import HEATMAP_SAMPLES, flow_draw, publish, refined_draw
+from humr.experiments.refinement import (
+    HEATMAP_SAMPLES,
+    comparison,
+    flow_draw,
+    publish,
+    refined_draw,
+)
 from humr.files import DATA, digest, say, shown
 from humr.geometry import Crop
 from humr.heatmaps import GRID, decode
@@ -89,6 +96,9 @@ MEMBERS = {  # file in FOLDER: where it lies in its archive, and its hash
 }
 HYPOTHESES = 100
 LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+POINTS = ("mpjpe_mode", "mpjpe_mean", "pa_mpjpe_mode", "pa_mpjpe_mean")
+DISTRIBUTIONS = ("energy_score", "mpjpe_best", "pa_mpjpe_best", "cover50_xy", "cover50_z",
+                 "cover90_xy", "cover90_z", "detected_mode", "detected_samples")  # fmt: skip
 LIMB_ENDS = [
     (f"{side}_{a}", f"{side}_{b}")
     for side in ("left", "right")
@@ -470,6 +480,16 @@ def by_frame(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows.groupby(keys, sort=False, as_index=False).mean(numeric_only=True))
 
 
+def calibration_error(rows: pd.DataFrame) -> pd.Series:
+    """Mean distance of coverage to its level over all joints and axes, of each variant."""
+    means: Any = rows.groupby("variant", sort=False).mean(numeric_only=True)
+    gaps = [
+        ((2 * means[f"cover{level}_xy"] + means[f"cover{level}_z"]) / 3 - level / 100).abs()
+        for level in LEVELS
+    ]
+    return pd.concat(gaps, axis=1).mean(axis=1)
+
+
 def measure_shipped() -> list[Path]:
     """Measure the shipped model and both detectors on the clip, and publish the rows."""
     found = shots()
@@ -486,11 +506,30 @@ def measure_shipped() -> list[Path]:
     return publish("clip", "laptop", rows, about | {"hypotheses": HYPOTHESES})
 
 
+def table(rows: pd.DataFrame) -> str:
+    """Show points beside points, and distributions beside distributions."""
+    frames = by_frame(rows)
+    drawn = frames.dropna(subset=["energy_score"])
+    parts = [
+        "about the heavy detector's landmarks, intervals over frames",
+        comparison(frames, "landmarks_heavy", POINTS).T.to_string(),
+        "about the flow",
+        comparison(drawn, "flow", DISTRIBUTIONS).T.to_string(),
+        "calibration error",
+        calibration_error(rows).dropna().round(3).to_string(),
+    ]
+    return "\n\n".join(parts)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: fetch the clip, or measure on it."""
+    """Command line: fetch the clip, measure on it, or show the rows."""
     parser = argparse.ArgumentParser(prog="humr.experiments.clip", description=__doc__)
-    parser.add_argument("action", choices=["fetch", "measure"])
+    parser.add_argument("action", choices=["fetch", "measure", "table"])
     options = parser.parse_args(arguments)
+    if options.action == "table":
+        rows = runs.read_results("clip", "laptop")
+        say("no rows yet" if rows is None else table(rows))
+        return 0
     try:
         made = [fetch()] if options.action == "fetch" else measure_shipped()
     except (FileNotFoundError, RuntimeError, ValueError) as error:

@@ -1,8 +1,9 @@
 r"""Refinement of the shipped model: fit its constants on validation, measure it on test.
 
 ``python3 -m humr refine fit`` writes `data/checkpoint/humr_open_refine.json`; ``refine measure``
-writes rows of the flow and of the refined hypotheses on the test images to `data/results`. Both
-read the open world of the profile that trained the shipped model. Nothing is chosen on test.
+writes rows of the flow and of the refined hypotheses on the test images to `data/results`, which
+``refine table`` shows. The first two read the open world of the profile that trained the shipped
+model. Nothing is chosen on test.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from humr.config import World
 from humr.evaluation import Forecast, RenderedTruth
 from humr.experiments import runs
 from humr.experiments.profiles import profile
+from humr.experiments.statistics import differences
 from humr.files import digest, provenance, say, shown
 from humr.geometry import geodesic_distance, matrix_to_sixd, translation_to_weak
 from humr.model import Humr, Hypotheses, Observation, People
@@ -44,6 +46,13 @@ LEAST_RATE = 0.005
 LEVELS = (50, 90)
 MIRROR = (-1.0, 1.0, 1.0)  # of an offset, for the bone on the other side
 HYPOTHESES = 24  # beside the mode: 25 in all
+SHOWN = (
+    "energy_score", "energy_visible", "energy_hidden", "mpjpe_mode", "mpjpe_mean", "mpjpe_best",
+    "pa_mpjpe_mode", "pa_mpjpe_mean", "pve_mode", "pixels_mode", "pixels_samples",
+    "detected_mode", "detected_samples", "root_degrees", "depth_share",
+    *(f"cover{level}_{axes}_{seen}" for level in LEVELS for axes in ("xy", "z")
+      for seen in ("visible", "hidden")),
+)  # fmt: skip
 HEATMAP_SAMPLES = 80  # of every joint, all that are stored
 
 
@@ -275,6 +284,28 @@ def miscalibration(rows: pd.DataFrame) -> float:
     return float(np.mean(gaps))
 
 
+def comparison(rows: pd.DataFrame, reference: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Means, a line per metric and a column per variant, with paired differences in brackets.
+
+    The differences to the reference have 95 % intervals over the images ("image").
+    """
+    means: Any = rows.groupby("variant", sort=False)[list(columns)].mean()
+    lines: Any = differences(rows, reference, columns).itertuples()
+    brackets = {
+        (i.variant, i.metric): f" ({i.estimate:+.3g}, {i.low:+.3g} to {i.high:+.3g})"
+        for i in lines
+    }
+    return pd.DataFrame(
+        {
+            variant: {
+                name: f"{means.at[variant, name]:.3g}" + brackets.get((variant, name), "")
+                for name in columns
+            }
+            for variant in means.index
+        }
+    )
+
+
 # ---- commands
 
 
@@ -364,11 +395,15 @@ def _shipped(profile_name: str) -> tuple[Humr, Body, World]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of `refine`."""
     parser = argparse.ArgumentParser(prog="humr refine", description=__doc__)
-    parser.add_argument("action", choices=["fit", "measure"])
+    parser.add_argument("action", choices=["fit", "measure", "table"])
     parser.add_argument("--profile", default="laptop", help="whose world is read")
     parser.add_argument("--images", type=int, default=400, help="test images that are measured")
     options = parser.parse_args(arguments)
     try:
+        if options.action == "table":
+            rows = runs.read_results("refinement", options.profile)
+            say("no rows yet" if rows is None else comparison(rows, "flow", SHOWN).to_string())
+            return 0
         if options.action == "fit":
             paths = fit_shipped(options.profile)
         else:

@@ -146,3 +146,18 @@ def test_the_committed_rows_are_of_every_tenth_frame_and_all_cameras():
     about = runs.read_record("clip", "laptop")
     assert about["median distance of three to four cameras, mm"] < 25
     assert {"landmarks_full", "landmarks_heavy", "flow", "refined"} <= set(rows.variant)
+
+
+def test_the_table_compares_points_and_distributions(capsys):
+    assert clip.main(["table"]) == 0
+    shown = capsys.readouterr().out
+    assert "landmarks_full" in shown
+    assert "calibration error" in shown
+
+
+def test_calibration_error_is_of_joints_not_of_columns():
+    row = {"variant": "a"}
+    row |= {f"cover{level}_{axes}": level / 100 for level in clip.LEVELS for axes in ("xy", "z")}
+    assert clip.calibration_error(pd.DataFrame([row]))["a"] == pytest.approx(0)
+    row |= {f"cover{level}_z": level / 100 + 0.03 for level in clip.LEVELS}
+    assert clip.calibration_error(pd.DataFrame([row]))["a"] == pytest.approx(0.01)

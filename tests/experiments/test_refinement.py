@@ -135,6 +135,25 @@ def test_miscalibration_is_the_mean_gap():
     assert refinement.miscalibration(pd.DataFrame(columns)) == pytest.approx(0.1)
 
 
+def test_comparison_shows_paired_differences():
+    rows = pd.DataFrame(
+        {
+            "variant": ["flow"] * 3 + ["refined"] * 3,
+            "seed": 0,
+            "image": [0, 1, 2] * 2,
+            "energy_score": [1.0, 2.0, 3.0, 0.5, 1.5, 2.5],
+        }
+    )
+    shown = refinement.comparison(rows, "flow", ["energy_score"])
+    assert shown.at["energy_score", "flow"] == "2"
+    assert shown.at["energy_score", "refined"] == "1.5 (-0.5, -0.5 to -0.5)"
+
+
+def test_the_table_is_shown(capsys):
+    assert refinement.main(["table"]) == 0
+    assert "energy_score" in capsys.readouterr().out
+
+
 def test_a_missing_world_is_one_line(capsys, monkeypatch):
     def absent(profile_name):
         raise FileNotFoundError("shards are not there yet")
