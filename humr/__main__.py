@@ -28,7 +28,7 @@ FORWARDED = {  # command: the module that knows it, what it is for
         "humr.experiments.measurements",
         "train and evaluate the ablations that are missing; goes on where it stopped",
     ),
-    "bench": ("humr.benchmarks.bench", "time every part of the chain"),
+    "bench": ("humr.benchmarks.tasks", "time every part of the chain"),
     "convert": ("humr.licensed.checkpoints", "turn an official checkpoint into one of ours"),
     "tables": ("humr.experiments.paper_tables", "HuMR's tables on licensed test sets"),
     "refine": (

@@ -73,9 +73,9 @@ def licensed(tmp_path_factory):
 @pytest.fixture
 def records(generator):
     """Sixteen made-up records with plausible geometry: people of T-pose-like noise in a box."""
-    from humr.benchmarks import tasks
+    from humr.benchmarks import people
 
-    return tasks.records(16, generator)
+    return people.records(16, generator)
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from humr import evaluation
-from humr.benchmarks import tasks
+from humr.benchmarks import people
 from humr.bodies.body import load_body
 from humr.config import Weights
 from humr.geometry import matrix_to_sixd, rotvec_to_matrix, sixd_to_matrix
 from humr.objective import HumrObjective
 from humr.world.records import truth_of
 
-RULE = replace(tasks.OFFICIAL, heatmap_samples=6)
+RULE = replace(people.OFFICIAL, heatmap_samples=6)
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-10}
 UNITS = {"pixels": 256, "mask": 256, "percent": 100}
 

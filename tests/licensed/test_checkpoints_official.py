@@ -15,7 +15,7 @@ from official_layouts import humr_shapes, lifting_shapes, lightning, random_stat
 from torch import nn
 
 from humr import storage
-from humr.benchmarks import tasks
+from humr.benchmarks import people
 from humr.config import Model, from_dict
 from humr.experiments import runs
 from humr.files import DATA
@@ -153,7 +153,7 @@ def joint_major(values):
 
 @pytest.fixture
 def humr_batch(generator):
-    records = tasks.records(5, generator, features=30)
+    records = people.records(5, generator, features=30)
     return records.batch(samples=1, generator=generator)
 
 

@@ -54,8 +54,8 @@ def test_a_form_that_was_not_timed():
         timing.timed([], repeats=0)
 
 
-def test_the_floor_is_two_rates(device):
-    found = timing.floor(device)
+def test_the_peak_is_two_rates(device):
+    found = timing.peak(device)
     assert found.flops > 1e8
     assert found.bandwidth > 1e8
 
