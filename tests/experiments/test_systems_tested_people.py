@@ -1,4 +1,4 @@
-"""Tests of experiments.systems in the open world; on licensed people: test_paper_tables_command."""
+"""Tests of experiments.systems in the open world; licensed people: test_paper_tables_command."""
 
 import pytest
 import torch
