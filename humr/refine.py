@@ -316,7 +316,7 @@ class Refined:
     def remark(self, image: int) -> str:
         """Say what a reader of one image's hypotheses must know; mostly nothing."""
         count = int(self.certain[image])
-        if not count:
+        if not self.informed[image]:
             return "no joint is certain: these are the network's hypotheses, not the picture's"
         if self.turned[image]:
             return "the picture would turn the body around: the mode is the network's"
