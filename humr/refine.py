@@ -41,7 +41,7 @@ from humr.skeletons import BODY22, COCO17
 
 CERTAIN = 0.7  # confidence of the detector from which a joint counts as certain
 FEW = 3  # certain joints below which a picture says little
-FREEDOM = 4.0  # of Student's t: one joint in twenty may lie anywhere
+FREEDOM = 4.0  # of Student's t, whose tails let a joint lie anywhere
 FROM_FLOOR = 0.01  # of the heatmap's maximum: a draw below is the detector's "may be anywhere"
 OUTSIDE_SIGMA = 0.15  # of [-1, 1]: at least, for joints that the detector puts outside the picture
 WIDER = 0.10  # of [-1, 1], added to sigma when a labelling is chosen before anything is optimised
@@ -71,6 +71,9 @@ PERMUTATIONS = torch.tensor(
         for parts in LABELLINGS.values()
     ]
 )
+
+
+# ---- constants, from validation images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,90 @@ class Constants:
 def constants_path(checkpoint: Path) -> Path:
     """Where the constants of a checkpoint live."""
     return checkpoint.with_name(f"{checkpoint.name}_refine.json")
+
+
+# ---- hypotheses of a batch
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Hypotheses after the evidence, and what became of the mode."""
+
+    hypotheses: Hypotheses  # the mode is the guarded one
+    flow_mode: People  # (batch, ...), before
+    optimum: People  # (batch, ...), maximum a posteriori, whatever the guard says
+    turned: Bool[Tensor, " batch"]  # the root turned by more than `TURNED`: the flow's mode stays
+    certain: Int[Tensor, " batch"]  # joints; 0: nothing was refined, all is the flow's
+
+    @property
+    def informed(self) -> Bool[Tensor, " batch"]:
+        """Whether the picture had anything to say; else mode and samples are the flow's."""
+        return self.certain > 0
+
+    def remark(self, image: int) -> str:
+        """Say what a reader of one image's hypotheses must know; mostly nothing."""
+        count = int(self.certain[image])
+        if not self.informed[image]:
+            return "no joint is certain: these are the network's hypotheses, not the picture's"
+        if self.turned[image]:
+            return "the picture would turn the body around: the mode is the network's"
+        return f"only {count} of 17 joints are certain" if count < FEW else ""
+
+
+@torch.no_grad()
+def refine(
+    model: Humr,
+    body: Body,
+    batch: Batch,
+    constants: Constants,
+    count: int,
+    *,
+    generator: torch.Generator,
+    steps: int = 40,
+    rate: float = 0.2,
+) -> Refined:
+    """Draw mode and `count` hypotheses of every image, given its heatmaps (`batch.samples`).
+
+    All images and hypotheses descend at once: about a second for one image and 60 hypotheses on
+    one CPU core. Images without any certain joint keep the flow's answer.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1 hypothesis; got {count}")
+    known = constants.to(batch.box.device)
+    observation = model.observe(batch)
+    unknowns = Unknowns(model, observation, batch, known)
+    shape = (len(batch), count, DIM + BETAS + WEAK)
+    draws = torch.randn(shape, generator=generator, device=generator.device).to(batch.box)
+    anchor = torch.cat([torch.zeros_like(draws[:, :1]), draws], 1)
+    told = drawn(batch, known.noise, count, generator=generator)
+    told = Evidence.join([best_guess(batch, known.noise), told])
+    told = told.likeliest(unknowns.points(anchor, body), known.rates)
+
+    def energy(u: Tensor) -> Tensor:
+        near = 0.5 * (u - anchor).square().sum(-1)
+        return near + told.misfit(unknowns.points(u, body))
+
+    u = descend(energy, anchor, steps=steps, rate=rate)
+    found = unknowns.people(u)
+    flow = model.people(observation, known.temperature * anchor[..., :DIM])
+    sure = certain(batch)
+    found = _where(sure > 0, found, flow)
+    turn = geodesic_distance(found.rotations[:, 0, 0], flow.rotations[:, 0, 0])
+    turned = turn.rad2deg() > TURNED
+    mode = _where(~turned, found[:, 0], flow[:, 0])
+    return Refined(Hypotheses(mode, found[:, 1:]), flow[:, 0], found[:, 0], turned, sure)
+
+
+def _where(chosen: Bool[Tensor, " batch"], one: People, other: People) -> People:
+    """Take images where `chosen` from one, the rest from the other."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(chosen.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return People(*(pick(getattr(one, f.name), getattr(other, f.name)) for f in fields(People)))
+
+
+# ---- what each hypothesis is told
 
 
 @dataclass(frozen=True)
@@ -229,6 +316,9 @@ def best_guess(batch: Batch, noise: float) -> Evidence:
     return Evidence(batch.keypoints[:, None, :, :2], sigma, torch.ones_like(sigma))
 
 
+# ---- what is unknown, and how it is found
+
+
 @dataclass(frozen=True)
 class Unknowns:
     """The map from whitened unknowns to bodies, of a batch of images."""
@@ -296,83 +386,3 @@ def descend(
         optimizer.step()
         schedule.step()
     return u.detach()
-
-
-@dataclass(frozen=True)
-class Refined:
-    """Hypotheses after the evidence, and what became of the mode."""
-
-    hypotheses: Hypotheses  # the mode is the guarded one
-    flow_mode: People  # (batch, ...), before
-    optimum: People  # (batch, ...), maximum a posteriori, whatever the guard says
-    turned: Bool[Tensor, " batch"]  # the root turned by more than `TURNED`: the flow's mode stays
-    certain: Int[Tensor, " batch"]  # joints; 0: nothing was refined, all is the flow's
-
-    @property
-    def informed(self) -> Bool[Tensor, " batch"]:
-        """Whether the picture had anything to say; else mode and samples are the flow's."""
-        return self.certain > 0
-
-    def remark(self, image: int) -> str:
-        """Say what a reader of one image's hypotheses must know; mostly nothing."""
-        count = int(self.certain[image])
-        if not self.informed[image]:
-            return "no joint is certain: these are the network's hypotheses, not the picture's"
-        if self.turned[image]:
-            return "the picture would turn the body around: the mode is the network's"
-        return f"only {count} of 17 joints are certain" if count < FEW else ""
-
-
-def refine(
-    model: Humr,
-    body: Body,
-    batch: Batch,
-    constants: Constants,
-    count: int,
-    *,
-    generator: torch.Generator,
-    steps: int = 40,
-    rate: float = 0.2,
-) -> Refined:
-    """Draw mode and `count` hypotheses of every image, given its heatmaps (`batch.samples`).
-
-    All images and hypotheses descend at once: about a second for one image and 60 hypotheses on
-    one CPU core. Images without any certain joint keep the flow's answer.
-    """
-    if count < 1:
-        raise ValueError(f"count must be at least 1 hypothesis; got {count}")
-    known = constants.to(batch.box.device)
-    with torch.no_grad():
-        observation = model.observe(batch)
-    unknowns = Unknowns(model, observation, batch, known)
-    shape = (len(batch), count, DIM + BETAS + WEAK)
-    draws = torch.randn(shape, generator=generator, device=generator.device).to(batch.box)
-    anchor = torch.cat([torch.zeros_like(draws[:, :1]), draws], 1)
-    told = drawn(batch, known.noise, count, generator=generator)
-    told = Evidence.join([best_guess(batch, known.noise), told])
-    with torch.no_grad():
-        told = told.likeliest(unknowns.points(anchor, body), known.rates)
-
-    def energy(u: Tensor) -> Tensor:
-        near = 0.5 * (u - anchor).square().sum(-1)
-        return near + told.misfit(unknowns.points(u, body))
-
-    with torch.no_grad():
-        u = descend(energy, anchor, steps=steps, rate=rate)
-        found = unknowns.people(u)
-        flow = model.people(observation, known.temperature * anchor[..., :DIM])
-        sure = certain(batch)
-        found = _where(sure > 0, found, flow)
-        turn = geodesic_distance(found.rotations[:, 0, 0], flow.rotations[:, 0, 0])
-        turned = turn.rad2deg() > TURNED
-        mode = _where(~turned, found[:, 0], flow[:, 0])
-    return Refined(Hypotheses(mode, found[:, 1:]), flow[:, 0], found[:, 0], turned, sure)
-
-
-def _where(chosen: Bool[Tensor, " batch"], one: People, other: People) -> People:
-    """Take images where `chosen` from one, the rest from the other."""
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(chosen.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-    return People(*(pick(getattr(one, f.name), getattr(other, f.name)) for f in fields(People)))
