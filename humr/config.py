@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
 SUPERVISION_VARIANTS = ("heatmaps", "certain", "articulated", "all", "labelled", "sure", "guess")
@@ -237,18 +239,26 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    require(isinstance(values, Mapping), f"{cls.__name__} must be an object; got {values!r}")
     names = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"{cls.__name__} has no field {unknown}; it has {sorted(names)}")
-    built = {name: _value(names[name].type, value) for name, value in values.items()}
+    built = {name: _value(name, names[name].type, value) for name, value in values.items()}
     return cls(**built)
 
 
-def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401
-    """A field's value from what JSON made of it."""
-    if is_dataclass(kind) and isinstance(value, Mapping):
+def _value(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401
+    """A field's value from what JSON made of it, if it is of the field's type."""
+    if is_dataclass(kind):
         return from_dict(kind, value)  # pyright: ignore[reportArgumentType]
-    return tuple(value) if isinstance(value, list) else value
+    value = tuple(value) if isinstance(value, list) else value
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    known = {get_origin(each) or each for each in kinds}
+    if float in known:
+        known.add(int)  # kept as it is: hashes tell 0 from 0.0
+    fits = type(value) in known and (type(value) is not float or math.isfinite(value))
+    require(fits, f"{name} must be {getattr(kind, '__name__', kind)}; got {value!r}")
+    return value
 
 
 def config_hash(config: Any) -> str:  # noqa: ANN401

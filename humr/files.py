@@ -6,17 +6,26 @@ is installed.
 
 import ast
 import hashlib
+import json
+import lzma
+import os
+import pickle
+import platform
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from os import getpid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +83,38 @@ def in_place_of(path: Path) -> Iterator[Path]:
     disturb each other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{getpid()}.part")
+    _clear(path.parent)
+    part = path.with_name(f"{path.name}.{_MACHINE}.{os.getpid()}.part")
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+_MACHINE = re.sub(r"[^\w-]", "-", platform.node()) or "machine"  # folders can be shared
+
+
+@cache
+def _clear(folder: Path) -> None:
+    """Remove what killed processes of this machine left, once for each folder."""
+    for part in folder.glob(f"*.{_MACHINE}.*.part"):
+        process = part.name.split(".")[-2]
+        if process.isdecimal() and not _alive(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    """Say whether a process runs, as far as one can ask without harm: Windows would end it."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -97,6 +132,41 @@ def digest(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------ checked, not believed
+
+# What libraries raise over a broken file.
+BROKEN = (
+    OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError, MemoryError, AssertionError, pickle.UnpicklingError, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError, struct.error, SyntaxError, tokenize.TokenError,
+)  # fmt: skip
+
+
+class BrokenFile(ValueError):
+    """What is wrong with a file, with its name and how to get it again, in one line."""
+
+
+@contextmanager
+def reading(what: str, hint: str = "Usual cause: a partial download") -> Iterator[None]:
+    """Make one error of whatever a broken file raises; a missing file stays a missing file."""
+    try:
+        yield
+    except (FileNotFoundError, BrokenFile):
+        raise
+    except BROKEN as error:
+        reason = textwrap.shorten(str(error), 1000) or type(error).__name__
+        raise BrokenFile(f"{what}: {reason}. {hint}") from error
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object."""
+    with reading(f"{shown(path)} cannot be read", hint):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"expected an object, got a {type(found).__name__}")
+    return found
 
 
 # ------------------------------------------------------------------------ what made a result

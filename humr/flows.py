@@ -153,12 +153,20 @@ class FixedPermutation(InvertibleModule):
         permutation = torch.randperm(dim, generator=generator)
         self.register_buffer("permutation", permutation)
         self.register_buffer("inverse", permutation.argsort())
+        self.register_load_state_dict_post_hook(_check_permutation)
 
     def forward(self, x_or_z, c=(), rev=False, jac=True):  # noqa: ANN001, ANN201, FBT002
         """Follow `FrEIA.modules.InvertibleModule.forward`."""
         (x,) = x_or_z
         order = self.inverse if rev else self.permutation
         return (x.index_select(1, order),), x.new_zeros(())
+
+
+def _check_permutation(module: FixedPermutation, _: object) -> None:
+    """Refuse loaded numbers that are no permutation and its inverse."""
+    order, inverse = module.permutation, module.inverse
+    if not (order.argsort().equal(inverse) and inverse.argsort().equal(order)):
+        raise ValueError("a flow's permutation and its inverse do not fit each other")
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:

@@ -191,10 +191,23 @@ def matrix_to_sixd(matrix: Matrices) -> Float[Tensor, "*batch 6"]:
 
 
 def sixd_to_matrix(sixd: Float[Tensor, "*batch 6"]) -> Matrices:
-    """Orthonormalise two rows by Gram-Schmidt and complete them with their cross product."""
-    first, second = sixd[..., :3], sixd[..., 3:]
-    row1 = normalize(first, dim=-1)
-    row2 = normalize(second - (row1 * second).sum(-1, keepdim=True) * row1, dim=-1)
+    """Orthonormalise two rows by Gram-Schmidt and complete them with their cross product.
+
+    Any finite input gives a rotation. Rows that are too short, too long or within 1e-3 radians of
+    parallel for that in single precision are rescued, and get no gradient.
+    """
+    rows = sixd.unflatten(-1, (2, 3))
+    size = rows.detach().abs().amax(-1, keepdim=True)
+    usual = (size > 1e-4) & (size < 1e15)
+    scaled = rows.detach() / size.clamp_min(torch.finfo(sixd.dtype).tiny)
+    first, second = torch.where(usual, rows, scaled).unbind(-2)
+    axes = torch.eye(3, dtype=sixd.dtype, device=sixd.device)
+    row1 = normalize(torch.where(size[..., 0, :] > 0, first, axes[0]), dim=-1)
+    rest = second - (row1 * second).sum(-1, keepdim=True) * row1
+    sine = (rest.norm(dim=-1, keepdim=True) / second.norm(dim=-1, keepdim=True)).detach()
+    other = torch.where(sine > 1e-6, normalize(rest, dim=-1), axes[row1.abs().argmin(-1)]).detach()
+    again = other - (row1 * other).sum(-1, keepdim=True) * row1
+    row2 = normalize(torch.where(sine > 1e-3, rest, again), dim=-1)
     return torch.stack([row1, row2, torch.linalg.cross(row1, row2)], -2)
 
 

@@ -6,27 +6,45 @@ hash of each.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 import torch
+from jaxtyping import jaxtyped
+from numpy.lib import format as npy
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from tqdm import tqdm
 
-from humr.config import config_hash, to_dict
-from humr.files import DATA, digest, in_place_of, provenance, write_text
+from humr.config import config_hash, from_dict, to_dict
+from humr.files import (
+    DATA,
+    BrokenFile,
+    digest,
+    in_place_of,
+    provenance,
+    read_json,
+    reading,
+    shown,
+    write_text,
+)
 
 WORTH_A_PROCESS = 150  # images; starting processes takes longer than making fewer
+Readable = IO[bytes] | BufferedIOBase  # pyright knows one, beartype the other
 R = TypeVar("R", bound="TensorRecord")
 
 
@@ -65,20 +83,21 @@ class TensorRecord:
 
     @classmethod
     def read(cls: type[R], path: Path) -> R:
-        """Read one shard; every tensor must be there, and none beside them."""
-        expected = {f.name for f in fields(cls)}
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path.name} is not a readable shard ({error}); delete it and run the world again"
-            ) from error
-        if tensors.keys() != expected:
-            raise ValueError(
-                f"{path.name}: missing {sorted(expected - tensors.keys())}, unknown "
-                f"{sorted(tensors.keys() - expected)}; it comes from another version of humr: "
-                "delete it and run the world again"
-            )
+        """Read one shard: just the tensors of the annotations, in their types and shapes."""
+        expected = {f.name: f.type for f in fields(cls)}
+        hint = "Delete it; the same command makes it again"
+        with reading(f"{shown(path)} is not a readable shard", hint), jaxtyped("context"):
+            tensors = read_tensors(path)
+            if tensors.keys() != expected.keys():
+                raise ValueError(
+                    f"missing {sorted(expected.keys() - tensors.keys())}, unknown "
+                    f"{sorted(tensors.keys() - expected.keys())}, as of another version of humr"
+                )
+            for name, kind in expected.items():
+                got = tensors[name]
+                if not isinstance(got, kind):  # pyright: ignore[reportArgumentType]
+                    wanted = getattr(kind, "__name__", kind)
+                    raise ValueError(f"{name} is {got.dtype}, {tuple(got.shape)}, not {wanted}")
         return cls(**tensors)
 
     def write(self, path: Path) -> None:
@@ -138,6 +157,11 @@ class Store(Generic[R]):
         """Where the files live: one folder for each configuration and recipe."""
         return DATA / self.folder / f"{config_hash(self.config)}-{self.recipe}"
 
+    @property
+    def manifest(self) -> Path:
+        """Names the configuration and the hash of every shard."""
+        return self.directory / "manifest.json"
+
     def paths(self, split: str) -> list[Path]:
         """Paths of all shards of a split, made or not."""
         if split not in self.sizes:
@@ -151,7 +175,14 @@ class Store(Generic[R]):
         return min(self.shard, self.sizes[split] - number * self.shard)
 
     def generate(self, *, splits: Iterable[str] | None = None, workers: int | None = None) -> Path:
-        """Make every shard that is missing, in several processes, and write the manifest."""
+        """Make every shard that is missing, in several processes, and write the manifest.
+
+        The manifest says nothing of shards in the making, so that it never lies of any.
+        """
+        listed = self._listed()
+        known = {n: h for n, h in (listed or {}).items() if (self.directory / n).exists()}
+        if listed and known != listed:
+            self._write_manifest(known)
         jobs = [
             (split, i)
             for split in (self.sizes if splits is None else splits)
@@ -161,8 +192,9 @@ class Store(Generic[R]):
         if jobs:
             small = sum(self.length(*job) for job in jobs) <= WORTH_A_PROCESS
             self._run(jobs, 1 if small else workers or self.workers or os.cpu_count() or 1)
-        if jobs or not (self.directory / "manifest.json").exists():
-            self._write_manifest()
+        present = {p.name: p for split in self.sizes for p in self.paths(split) if p.exists()}
+        if listed is None or known.keys() != present.keys():
+            self._write_manifest({n: known.get(n) or digest(p) for n, p in present.items()})
         return self.directory
 
     def make_one(self, split: str, number: int) -> int:
@@ -187,14 +219,40 @@ class Store(Generic[R]):
                 f"{len(missing)} of {len(paths)} shards of {split!r} are not there yet "
                 f"(first: {missing[0]}); make them with: python3 -m humr {self.command}"
             )
-        expected = json.loads((self.directory / "manifest.json").read_text())["shards"]
-        for path in paths:
-            if digest(path) != expected.get(path.name):
-                raise ValueError(
-                    f"{path.name} is not what the manifest says (damaged, or made by other code); "
-                    "delete it and manifest.json, and run the world again"
+        again = f"run: python3 -m humr {self.command}"
+        expected, found = self._read_manifest(), []
+        for number, path in enumerate(paths):
+            if path.name not in expected:
+                raise BrokenFile(f"{path.name} is not in the manifest yet; {again}")
+            if digest(path) != expected[path.name]:
+                raise BrokenFile(
+                    f"{shown(path)} is not what the manifest says (damaged, or made by other "
+                    f"code); delete it and {again}"
                 )
-        return [self.kind.read(path) for path in paths]
+            found.append(self.kind.read(path))
+            if len(found[-1]) != self.length(split, number):
+                rows = f"{len(found[-1])} rows, not {self.length(split, number)}"
+                raise BrokenFile(f"{shown(path)} has {rows}; delete it and {again}")
+        return found
+
+    def _read_manifest(self) -> dict[str, str]:
+        """Hashes of shards by name; the manifest must be of this configuration."""
+        again = f"run: python3 -m humr {self.command}"
+        found = read_json(self.manifest, f"To mend it {again}")
+        what = f"{shown(self.manifest)} is of another configuration"
+        with reading(what, f"Delete its folder and {again}"):
+            made = config_hash(from_dict(type(self.config), found["world"])), found["recipe"]
+            if made != (config_hash(self.config), self.recipe):
+                raise ValueError(f"expected that of its folder, got {made}")
+            return dict(found["shards"])
+
+    def _listed(self) -> dict[str, str] | None:
+        """What the manifest says; None if it is absent or cut."""
+        try:
+            read_json(self.manifest, "")
+        except (FileNotFoundError, BrokenFile):
+            return None
+        return self._read_manifest()
 
     def _run(self, jobs: list[tuple[str, int]], workers: int) -> None:
         total = sum(self.length(*job) for job in jobs)
@@ -209,15 +267,55 @@ class Store(Generic[R]):
                 for future in as_completed(futures):
                     bar.update(future.result())
 
-    def _write_manifest(self) -> None:
-        present = [p for split in self.sizes for p in self.paths(split) if p.exists()]
+    def _write_manifest(self, shards: Mapping[str, str]) -> None:
         manifest = {
             "world": to_dict(self.config),
             "recipe": self.recipe,
             "written": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "shards": {p.name: digest(p) for p in present},
+            "shards": shards,
         }
-        write_text(self.directory / "manifest.json", json.dumps(manifest, indent=1))
+        write_text(self.manifest, json.dumps(manifest, indent=1))
+
+
+# ------------------------------------------------------------------------ checked, not believed
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, whose header was compared with its size, of finite real numbers."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    check_finite(tensors)
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse values that are not finite real numbers, and name the tensor that holds them."""
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite real numbers")
+
+
+def npy_header(file: Readable, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Read shape and type of a .npy file of `size` bytes; the file then stands at its data."""
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in read:
+        raise ValueError(f"version {version} of the .npy format; 1.0 and 2.0 are expected")
+    shape, _, dtype = read[version](file)
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if not dtype.hasobject and claimed != there:
+        raise ValueError(f"its header claims {claimed} bytes; there are {there}")
+    return shape, dtype
+
+
+def npz_size(archive: ZipFile, key: str) -> int:
+    """Bytes of an unpacked array; more than a thousandfold of the file is a trap."""
+    size = archive.getinfo(f"{key}.npy").file_size
+    if size > 1100 * archive.start_dir:
+        raise ValueError(f"{key} claims {size} bytes; so many cannot be packed into this file")
+    return size
 
 
 # ------------------------------------------------------------------------ checkpoints
@@ -237,13 +335,37 @@ def load_model(stem: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tupl
     for path in (weights, text):
         if not path.exists():
             raise FileNotFoundError(f"no checkpoint {path.name} in {path.parent}")
-    about = json.loads(text.read_text())
-    model = build(about)
-    try:
-        tensors = {
-            n: t.float() if t.is_floating_point() else t for n, t in load_file(weights).items()
-        }
+    hint = "Get both files of the checkpoint again, or train it again"
+    about = read_json(text, hint)
+    with reading(f"{shown(weights)} cannot be read", hint):
+        tensors = read_tensors(weights)
+    with reading(f"{shown(weights)} does not fit its description", hint):
+        with _limited(2 * sum(t.numel() for t in tensors.values())):
+            model = build(about)
+        for name, like in model.state_dict().items():
+            if (got := tensors.get(name)) is None:
+                continue  # reported with all others below
+            kinds = got.dtype, like.dtype
+            if kinds[0] != kinds[1] and not all(kind.is_floating_point for kind in kinds):
+                raise ValueError(f"{name} is {got.dtype}; expected {like.dtype}")
+            tensors[name] = got.to(torch.float32 if got.is_floating_point() else got.dtype)
         model.load_state_dict(tensors, strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{weights.name} does not fit its description: {error}") from error
     return model.eval(), about
+
+
+@contextmanager
+def _limited(elements: int) -> Iterator[None]:
+    """Stop a network in the making that outgrows its file, before its parameters are filled."""
+    left = elements
+
+    def count(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ValueError("it asks for a larger network than these weights fill")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -9,6 +9,7 @@ Where networks take turns (a critic, alternating phases), the objective also has
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,8 @@ from humr.devices import (
     random_states,
     restore_states,
 )
-from humr.files import provenance, write_text
-from humr.storage import save_model
+from humr.files import in_place_of, provenance, reading, shown, write_text
+from humr.storage import check_finite, save_model
 
 READ_EVERY = 20  # steps between two looks at the values on the device; bounds how late NaN shows
 SUMS = ("total", "gradient_norm")  # of a step, over all groups
@@ -41,7 +42,6 @@ CAUSES = (
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 Draw = Callable[[torch.Generator], Any]
 Validate = Callable[[nn.Module], dict[str, float]]
-_UNFIT = (RuntimeError, ValueError, TypeError, LookupError)  # what loading a wrong state raises
 
 
 @dataclass(frozen=True)
@@ -375,30 +375,35 @@ def _save_state(path: Path, engine: _Engine, progress: Progress) -> None:
         **random,
         "progress": vars(progress),
     }
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    with in_place_of(path) as part:
+        torch.save(state, part)
 
 
 def _resume(path: Path, engine: _Engine) -> Progress:
     """Bring everything back as it was, random numbers included."""
-    again = "delete it to start this run again"
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (*_UNFIT, OSError, EOFError, AttributeError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged; {again} ({error})") from error
-    try:
+    again = "Delete it to start this run again"
+    with reading(f"{shown(path)} is damaged", again), warnings.catch_warnings(action="ignore"):
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except UnpicklingError as error:  # whose text says how to run code that a file brings
+            raise ValueError("it is cut, or holds more than tensors and numbers") from error
+    with reading(f"{shown(path)} is of another configuration", again):
         return _restore(state, engine)
-    except _UNFIT as error:
-        raise ValueError(f"{path} is of another configuration; {again} ({error})") from error
 
 
 def _restore(state: dict[str, Any], engine: _Engine) -> Progress:
+    for part in ("model", "others", "average"):
+        check_finite(state[part])
     engine.model.load_state_dict(state["model"])
     for name, optimizer in engine.optimizers.items():
         optimizer.load_state_dict(state["optimizer"][name])
     for values, saved in ((engine.others, "others"), (engine.average.values, "average")):
         for name, value in state[saved].items():
+            if value.shape != values[name].shape:
+                raise ValueError(f"{saved}.{name} has shape {tuple(value.shape)}")
             values[name].detach().copy_(value)
     restore_states(state, engine.fabric, engine.generator)
-    return Progress(**state["progress"])
+    progress = Progress(**state["progress"])
+    if not 0 <= progress.step <= engine.config.steps:
+        raise ValueError(f"it is of step {progress.step} of {engine.config.steps}")
+    return progress

@@ -85,3 +85,59 @@ def test_similarity_align_of_coinciding_points_is_the_target_mean():
     target = torch.arange(12.0).reshape(4, 3)
     aligned = geometry.similarity_align(torch.ones(4, 3), target)
     torch.testing.assert_close(aligned, target.mean(0).expand(4, 3))
+
+
+def schmidt(sixd):
+    """Orthonormalise as the official code does, which fails at the limits."""
+    normalize = torch.nn.functional.normalize
+    row1 = normalize(sixd[..., :3], dim=-1)
+    rest = sixd[..., 3:] - (row1 * sixd[..., 3:]).sum(-1, keepdim=True) * row1
+    row2 = normalize(rest, dim=-1)
+    return torch.stack([row1, row2, torch.linalg.cross(row1, row2)], -2)
+
+
+def test_usual_rotations_are_those_of_the_official_code_to_the_last_bit(generator):
+    sixd = torch.randn(20_000, 6, generator=generator).requires_grad_()
+    direction = torch.randn(20_000, 3, 3, generator=generator)
+    ours, theirs = geometry.sixd_to_matrix(sixd), schmidt(sixd)
+    assert torch.equal(ours, theirs)
+    gradients = [torch.autograd.grad((m * direction).sum(), sixd)[0] for m in (ours, theirs)]
+    assert torch.equal(*gradients)
+
+
+SIZES = [0.0, 1e-45, 1e-38, 1e-30, 1e-20, 1e-12, 1e-7, 1e-4, 1.0, 1e5, 1e15, 1e20, 1e25, 3e38]
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-7, 3e-6, 1e-5, 1e-4, 1e-3, 1.0, torch.pi])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_finite_input_is_a_rotation_with_a_bounded_gradient(dtype, angle, generator):
+    vectors = torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    vectors = torch.cat([vectors, torch.eye(3).double(), -torch.eye(3).double()])
+    first = torch.nn.functional.normalize(vectors, dim=-1)
+    side = torch.linalg.cross(first, first.roll(1, -1) * torch.tensor([1.0, -1.0, 2.0]))
+    side = torch.nn.functional.normalize(side, dim=-1)
+    second = first * torch.tensor(angle).cos() + side * torch.tensor(angle).sin()
+    sizes = torch.tensor(SIZES, dtype=torch.float64)
+    rows = torch.stack(
+        torch.broadcast_tensors(
+            sizes[:, None, None, None] * first, sizes[None, :, None, None] * second
+        ),
+        -2,
+    )
+    sixd = rows.flatten(-2).to(dtype).requires_grad_()
+    assert sixd.isfinite().all()
+    matrix = geometry.sixd_to_matrix(sixd)
+    eye = torch.eye(3, dtype=dtype).expand_as(matrix)
+    torch.testing.assert_close(matrix @ matrix.mT, eye, atol=3e-4, rtol=0)
+    assert (torch.linalg.det(matrix) > 0.999).all()
+    (gradient,) = torch.autograd.grad(matrix[..., :, 0].sum() + matrix[..., :, 2].sum(), sixd)
+    assert gradient.abs().max() < 1e9
+
+
+def test_the_short_and_the_parallel_keep_what_direction_they_have():
+    sixd = torch.tensor([[0, 0, 1e-20, 1e-30, 0, 0], [0.0, 3, 0, 0, 3, 1e-5], [0, 0, 0, 0, 0, 0]])
+    expected = torch.tensor(
+        [[[0.0, 0, 1], [1, 0, 0]], [[0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0]]]
+    )
+    torch.testing.assert_close(geometry.sixd_to_matrix(sixd)[:2, :2], expected[:2])
+    torch.testing.assert_close(geometry.sixd_to_matrix(sixd)[2], torch.eye(3))

@@ -1,13 +1,18 @@
 """Tests of humr.storage: a data set of squares."""
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from safetensors.torch import save_file
 
 from humr import storage
+from humr.files import BrokenFile
+from tests import stops as stops_at
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def test_enough_work_goes_to_several_processes(monkeypatch):
     monkeypatch.setattr(
         storage.Store, "_run", lambda _, todo, workers: jobs.append((todo, workers))
     )
-    monkeypatch.setattr(storage.Store, "_write_manifest", lambda _: None)
+    monkeypatch.setattr(storage.Store, "_write_manifest", lambda *_: None)
     store().generate(workers=2)
     monkeypatch.setattr(storage, "WORTH_A_PROCESS", 0)
     store().generate(workers=2)
@@ -147,3 +152,124 @@ def test_foreign_files_are_refused(tmp_path):
     Squares(torch.zeros(2)).write(path)
     with pytest.raises(ValueError, match=r"missing \['cubes'\], unknown \['values'\]"):
         Cubes.read(path)
+
+
+@pytest.fixture
+def same_time(monkeypatch):
+    monkeypatch.setattr(storage.time, "strftime", lambda _: "now")
+
+
+@pytest.mark.parametrize("splits", [None, ["train"]])
+def test_the_next_start_repairs_what_a_kill_at_any_write_leaves(splits, same_time):
+    data = store()
+
+    def work():
+        shutil.rmtree(data.directory, ignore_errors=True)
+        data.generate(splits=["test"])
+        data.paths("test")[0].unlink()
+        data.generate(splits=splits)
+        return data.generate()
+
+    whole = {path.name: path.read_bytes() for path in work().iterdir()}
+    stops = 0
+    for stops in stops_at.at_each_write(work):  # noqa: B007
+        data.generate()
+        assert {path.name: path.read_bytes() for path in data.directory.iterdir()} == whole
+        assert len(data.load("train")) == 7
+        assert len(data.load("test")) == 3
+    assert stops >= 10
+
+
+def test_a_shard_made_again_by_a_killed_process_is_not_called_damaged(monkeypatch):
+    """Other processors round otherwise: the manifest must not speak of a shard that was."""
+    data = store()
+    data.generate()
+    data.paths("test")[0].unlink()
+    other = replace(data, make=lambda *job: Squares(make(*job).values + 1e-3))
+    for _ in stops_at.at_each_write(lambda: other.generate()):
+        data.generate()
+        assert len(data.load("test")) == 3
+        data.paths("test")[0].unlink()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"shards": {', "[]", "null", "text"])
+def test_a_cut_manifest_is_named_and_made_again(text):
+    data = store()
+    data.generate()
+    data.manifest.write_text(text)
+    with pytest.raises(BrokenFile, match=r"manifest\.json cannot be read: .* humr world"):
+        data.load("train")
+    data.generate()
+    assert len(data.load("train")) == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"world": {"factor": 3.0}}, {"world": {"factor": "2"}}, {"world": None}, {"world": []},
+        {"world": {"another": 1}}, {"recipe": 2}, {"recipe": None}, {"shards": None},
+        {"shards": 3},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_configuration_is_refused(change):
+    data = store()
+    data.generate()
+    data.manifest.write_text(json.dumps(json.loads(data.manifest.read_text()) | change))
+    for use in (lambda: data.load("train"), data.generate):
+        with pytest.raises(BrokenFile, match=r"is of another configuration: .* Delete its folder"):
+            use()
+
+
+@dataclass(frozen=True)
+class Shaped(storage.TensorRecord):
+    values: Float[torch.Tensor, "images 2"]
+    count: Int[torch.Tensor, " images"]
+    seen: Bool[torch.Tensor, "images joints"]
+    mask: UInt8[torch.Tensor, "images joints"]
+
+
+GOOD = {
+    "values": torch.zeros(3, 2), "count": torch.zeros(3, dtype=torch.int16),
+    "seen": torch.zeros(3, 4, dtype=torch.bool), "mask": torch.zeros(3, 4, dtype=torch.uint8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("values", torch.full((3, 2), torch.nan)),
+        ("values", torch.full((3, 2), -torch.inf)),
+        ("values", torch.zeros(3, 2, dtype=torch.long)),
+        ("values", torch.zeros(3, 2, dtype=torch.bool)),
+        ("values", torch.zeros(3, 2, dtype=torch.complex64)),
+        ("values", torch.zeros(3, 5)),
+        ("values", torch.zeros(6)),
+        ("values", torch.zeros(4, 2)),
+        ("values", torch.zeros(0, 2)),
+        ("count", torch.zeros(3)),
+        ("count", torch.zeros((), dtype=torch.int16)),
+        ("seen", torch.zeros(3, 4)),
+        ("seen", torch.zeros(3, 5, dtype=torch.bool)),
+        ("mask", torch.zeros(3, 4, dtype=torch.int16)),
+        ("mask", torch.zeros(2, 4, dtype=torch.uint8)),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(tmp_path, name, value):
+    path = tmp_path / "shard.safetensors"
+    save_file(GOOD, path)
+    assert len(Shaped.read(path)) == 3
+    save_file(GOOD | {name: value}, path)
+    with pytest.raises(BrokenFile, match=r"shard\.safetensors is not [^\n]* Delete it"):
+        Shaped.read(path)
+
+
+def test_a_shard_of_another_length_is_refused():
+    data = store()
+    data.generate()
+    path = data.paths("train")[1]
+    Squares(torch.zeros(2)).write(path)
+    listed = json.loads(data.manifest.read_text())
+    listed["shards"][path.name] = storage.digest(path)
+    data.manifest.write_text(json.dumps(listed))
+    with pytest.raises(BrokenFile, match=r"train-00001\.safetensors has 2 rows, not 3; delete it"):
+        data.load("train")

@@ -1,4 +1,6 @@
 import json
+import pickle
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,6 +14,8 @@ from tqdm import tqdm
 
 from humr import devices, storage, training
 from humr.config import Training
+from humr.files import BrokenFile
+from tests.stops import at_each_write
 
 
 class Line(nn.Module):
@@ -198,18 +202,107 @@ def test_a_damaged_state_is_named(tmp_path):
     whole = state.read_bytes()
     for damaged in (b"", b"weights", whole[:100], whole[: len(whole) // 2], whole[:-1]):
         state.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"state\.pt is damaged.*; delete it to start this"):
+        with pytest.raises(ValueError, match=r"state\.pt is damaged.*\. Delete it to start this"):
             run(tmp_path)
     state.unlink()
     assert run(tmp_path)[0].step == 60
 
 
+def made(directory):
+    """What a run leaves, without times."""
+    weights = {p.name: load_file(p) for p in directory.glob("*.safetensors")}
+    state = torch.load(directory / "state.pt", weights_only=True)
+    progress = state.pop("progress")
+    logs = [*rows(directory), *progress["log"], progress]
+    logs += [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+    for row in logs:
+        row.pop("seconds", None)
+        row.pop("written", None)
+    return sorted(path.name for path in directory.iterdir()), [weights, *state.values()], logs
+
+
+def test_the_next_start_repairs_what_a_kill_at_any_write_leaves(tmp_path):
+    config = replace(CONFIG, steps=60, average=0.9)
+    run(tmp_path / "whole", config, line=Dropping())
+    whole, directory, stops = made(tmp_path / "whole"), tmp_path / "stopped", -1
+
+    def work():
+        shutil.rmtree(directory, ignore_errors=True)
+        run(directory, config, line=Dropping())
+
+    for stops in at_each_write(work):  # noqa: B007
+        run(directory, config, line=Dropping())
+        names, tensors, logs = made(directory)
+        assert (names, logs) == (whole[0], whole[2])
+        torch.testing.assert_close(tensors, whole[1], rtol=0, atol=0)
+    assert stops >= 2 * 3 * 2
+
+
+class Code:
+    """What a pickle may bring: a call."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_state_that_brings_code_is_refused_in_one_line(tmp_path):
+    state, trace = tmp_path / "state.pt", tmp_path / "ran"
+    for packed in (True, False):
+        if packed:
+            torch.save({"model": Code(trace)}, state)
+        else:
+            state.write_bytes(pickle.dumps(Code(trace)))
+        message = r"^\S*state\.pt is damaged: it is cut, or holds more [^\n]* Delete it[^\n]*$"
+        with pytest.raises(BrokenFile, match=message):
+            run(tmp_path)
+        assert not trace.exists()
+
+
+def spoiled(part, name, change):
+    def spoil(state):
+        state[part][name] = change(state[part][name])
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoiled("model", "weight", lambda t: t * torch.nan),
+        spoiled("average", "weight", lambda t: t * torch.inf),
+        spoiled("average", "weight", lambda t: t[0]),
+        spoiled("model", "bias", lambda t: t[:0]),
+        spoiled("model", "bias", lambda _: 3),
+        spoiled("progress", "step", lambda _: "abc"),
+        spoiled("progress", "step", lambda _: -1),
+        spoiled("progress", "step", lambda _: 10**9),
+        lambda state: state.pop("average"),
+        lambda state: state["progress"].update(another=1),
+        lambda state: state.update(progress=None),
+        lambda state: state.update(optimizer=[]),
+        lambda state: state.update(model=[1]),
+    ],
+)
+def test_a_state_is_not_believed(tmp_path, spoil):
+    run(tmp_path, replace(CONFIG, steps=20))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    spoil(state)
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(BrokenFile, match=r"state\.pt is of another [^\n]* Delete it to start"):
+        run(tmp_path)
+
+
 def test_a_state_of_another_network_is_named(tmp_path):
     run(tmp_path, replace(CONFIG, steps=20))
-    with pytest.raises(ValueError, match=r"state\.pt is of another configuration; delete it to"):
+    with pytest.raises(
+        ValueError, match=r"state\.pt is of another configuration.*\. Delete it to"
+    ):
         run(tmp_path, line=Dropping())
     torch.save({"model": Line().model.state_dict()}, tmp_path / "state.pt")
-    with pytest.raises(ValueError, match=r"another configuration; .* \('optimizer'\)"):
+    with pytest.raises(ValueError, match=r"another configuration: 'others'\. Delete"):
         run(tmp_path)
 
 

@@ -7,23 +7,23 @@ Axes of the body: x to its left, y up, z to the front; metres. The first rotatio
 the pelvis, which is not the origin. No translation is added here.
 """
 
-import zlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.lib.npyio import NpzFile
 from torch import Tensor, nn
 
 from humr.devices import full_precision
-from humr.files import DATA
+from humr.files import DATA, BrokenFile, reading
 from humr.skeletons import BODY22, COCO17, SKELETONS, SMPLX55
+from humr.storage import npy_header, npz_size
 
 if TYPE_CHECKING:
     from smplx import SMPLXLayer
@@ -453,16 +453,15 @@ def body_path(name_or_path: str | Path) -> Path:
 def read_body(path: Path) -> BodyParts:
     """Read and check a body file."""
     with path.open("rb") as file:
-        try:
+        with reading(f"{path} is no .npz body file", _DAMAGED):
+            if file.peek(6).startswith(MAGIC_PREFIX):
+                raise ValueError("it holds one bare array")
             data = np.load(file, allow_pickle=False)
-        except (OSError, EOFError, ValueError, BadZipFile) as error:
-            raise ValueError(f"{path} is no .npz body file: {error}. {_DAMAGED}") from error
-        if not isinstance(data, NpzFile):
-            raise ValueError(f"{path} is no .npz body file: it holds one bare array. {_DAMAGED}")
-        try:
+        with reading(f"{path} cannot be read", _DAMAGED):
+            for key in data.files:
+                with data.zip.open(f"{key}.npy") as member:
+                    npy_header(member, npz_size(data.zip, key))
             return _parts(path, data)
-        except (OSError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read: {error}. {_DAMAGED}") from error
 
 
 def _parts(path: Path, data: NpzFile) -> BodyParts:
@@ -470,7 +469,7 @@ def _parts(path: Path, data: NpzFile) -> BodyParts:
     keys = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
     missing = [key for key in keys if key not in data.files]
     if missing:
-        raise ValueError(
+        raise BrokenFile(
             f"{path} lacks {', '.join(missing)}; expected an SMPL-X body with "
             f"{', '.join(keys)}; got {', '.join(data.files[:12]) or 'nothing'}. "
             "Usual cause: a pose or parameter file instead of a model file"
@@ -483,18 +482,32 @@ def _parts(path: Path, data: NpzFile) -> BodyParts:
     _expect(path, "J_regressor", regressor.shape, (len(SMPLX55), count))
     _expect(path, "f", faces.shape, (len(faces), 3))
     _expect(path, "shapedirs", shapes.shape, (count, 3, shapes.shape[-1]))
-    parents = tuple(tree[0, 1:].astype(np.int64)) if tree.ndim == 2 else ()
+    whole = tree.ndim == 2 and tree.dtype.kind in "iu"
+    parents = tuple(tree[0, 1:].astype(np.int64)) if whole else ()
     if parents != SMPLX55.parents[1:]:
-        raise ValueError(
-            f"{path}: kintree_table must be the SMPL-X tree of {len(SMPLX55)} joints; got shape "
-            f"{tree.shape}. Usual cause: a SMPL or SMPL-H file, which has other joints"
+        raise BrokenFile(
+            f"{path}: kintree_table must be the SMPL-X tree of {len(SMPLX55)} joints; got "
+            f"{tree.dtype} of shape {tree.shape}. Usual cause: a SMPL or SMPL-H file, "
+            "which has other joints"
         )
-    if faces.max() >= count:
-        raise ValueError(f"{path}: faces name vertex {faces.max()}, but there are only {count}")
+    if faces.dtype.kind not in "iu" or faces.min() < 0 or faces.max() >= count:
+        raise BrokenFile(
+            f"{path}: faces name vertex {faces.max()}, but there are only {count}. {_DAMAGED}"
+        )
     betas = BETAS if shapes.shape[-1] >= _LONG_FILE else _SHORT_FILE_BETAS
     if shapes.shape[-1] < betas:
-        raise ValueError(f"{path}: shapedirs has {shapes.shape[-1]} columns; expected >= {betas}")
-    every = _real(path, "weights", weights)  # those of jaw, eyes and fingers go to their ancestors
+        raise BrokenFile(f"{path}: shapedirs has {shapes.shape[-1]} columns; expected >= {betas}")
+    height = np.ptp(_real(path, "v_template", template).numpy(), axis=0).max()
+    if not 0.3 < height < 3:
+        raise BrokenFile(
+            f"{path}: v_template must be a person in metres; it is {height:.4g} long. {_DAMAGED}"
+        )
+    every = _real(path, "weights", weights)
+    if every.min() < 0 or (every.sum(1) - 1).abs().max() > 1e-3:
+        raise BrokenFile(
+            f"{path}: weights must be shares that sum to 1 for every vertex. {_DAMAGED}"
+        )
+    # Those of jaw, eyes and fingers go to their ancestors.
     folded = every.new_zeros(count, len(BODY22)).index_add(1, torch.tensor(ANCESTORS), every)
     return BodyParts(
         faces=torch.from_numpy(faces.astype(np.int64)),
@@ -516,7 +529,7 @@ def _regressors(path: Path, data: NpzFile, count: int) -> dict[str, Tensor]:
         names = tuple(data[f"names_{name}"]) if f"names_{name}" in data.files else ()
         _expect(path, key, values.shape, (len(names), count))
         if name in SKELETONS and names != SKELETONS[name].names:
-            raise ValueError(
+            raise BrokenFile(
                 f"{path}: {key} must have the rows {', '.join(SKELETONS[name].names)}; got "
                 f"{', '.join(names)}. Usual cause: a file of another version; get both again"
             )
@@ -530,19 +543,25 @@ def _pose_directions(path: Path, data: NpzFile, count: int) -> Tensor | None:
         return None  # all zero by construction; reading them would take longer than the rest
     directions = data["posedirs"]
     _expect(path, "posedirs", directions.shape, (count, 3, 9 * (len(SMPLX55) - 1)))
-    body = directions[..., : 9 * (len(BODY22) - 1)]
-    return _real(path, "posedirs", body) if body.any() else None
+    body = _real(path, "posedirs", directions[..., : 9 * (len(BODY22) - 1)])
+    return body if body.any() else None
 
 
 def _expect(path: Path, key: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if got != wanted:
-        raise ValueError(
+        raise BrokenFile(
             f"{path}: {key} must have shape {wanted}; got {got}. Usual cause: a file of another "
             "body model (SMPL has 24 joints, SMPL-H 52, SMPL-X 55)"
         )
 
 
 def _real(path: Path, key: str, values: np.ndarray) -> Tensor:
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: {key} holds values that are not finite; the file is damaged")
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+    """Numbers of a body: real, and no length, share or derivative of one is beyond a thousand."""
+    if values.dtype.kind not in "fiu":
+        raise BrokenFile(f"{path}: {key} must hold real numbers, not {values.dtype}. {_DAMAGED}")
+    real = np.ascontiguousarray(values, dtype=np.float64)
+    if not np.isfinite(real).all():
+        raise BrokenFile(f"{path}: {key} holds values that are not finite. {_DAMAGED}")
+    if np.abs(real).max(initial=0) > 1000:
+        raise BrokenFile(f"{path}: {key} holds values beyond 1000. {_DAMAGED}")
+    return torch.from_numpy(real)

@@ -41,7 +41,17 @@ from humr.experiments.systems import (
     data_name,
     store,
 )
-from humr.files import DATA, RUNS, digest, in_place_of, provenance, say, write_text
+from humr.files import (
+    DATA,
+    RUNS,
+    digest,
+    in_place_of,
+    provenance,
+    reading,
+    say,
+    shown,
+    write_text,
+)
 from humr.licensed import training as licensed_training
 from humr.licensed.datasets import PaperRun
 from humr.licensed.evaluation import merge_occluded
@@ -150,7 +160,7 @@ def kept(stem: str, parts: Iterable[str], make: Callable[[], pd.DataFrame]) -> p
     path = RUNS / "evaluations" / f"{stem}-{name}.parquet"
     if not path.exists():
         write_rows(path, make())
-    return pd.read_parquet(path)
+    return read_rows(path, "Delete it; it is measured again")
 
 
 def origin(checkpoint: Path, config: AnyWorld) -> list[str]:
@@ -183,6 +193,12 @@ def evaluated(
 
     asked = [split, str(hypotheses), str(seed), "focal" if default_focal else ""]
     return kept(checkpoint.name, [*origin(checkpoint, config), *asked], make)
+
+
+def read_rows(path: Path, hint: str) -> pd.DataFrame:
+    """Read a table; the error over a broken file says how to get it again."""
+    with reading(f"{shown(path)} cannot be read", hint):
+        return pd.read_parquet(path)
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
@@ -424,7 +440,8 @@ def read_results(product: str, profile_name: str) -> pd.DataFrame | None:
     paths = sorted(RESULTS.glob(f"{profile_name}-{product}-*.parquet"))
     if not paths:
         return None
-    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    hint = "To bring it back: git checkout data/results"
+    table = pd.concat([read_rows(path, hint) for path in paths], ignore_index=True)
     halves = table.select_dtypes("float16").columns
     return table.astype(dict.fromkeys(halves, "float32"))
 

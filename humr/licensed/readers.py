@@ -4,20 +4,16 @@ Of a broken, foreign or crafted file nothing is run; one `ValueError` names it a
 wrong with it.
 """
 
-import lzma
 import pickle
 import re
 import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,33 +21,11 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor, nn
 
-from humr.files import existing, shown
+from humr.files import BROKEN, BrokenFile, existing, reading, shown
+from humr.storage import Readable, npy_header, npz_size
 
-# What libraries raise over a broken file.
-BROKEN = (
-    OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-    RuntimeError, MemoryError, AssertionError, pickle.UnpicklingError, zipfile.BadZipFile,
-    zlib.error, lzma.LZMAError, struct.error, SyntaxError, tokenize.TokenError,
-)  # fmt: skip
 _TOO_SHORT = (EOFError, IndexError, struct.error)
 EXAMPLES = 5  # names in an error
-Readable = IO[bytes] | BufferedIOBase  # pyright knows one, beartype the other
-
-
-class BrokenFile(ValueError):
-    """What is wrong with a file, with its name."""
-
-
-@contextmanager
-def _reading(what: str, hint: str = "Usual cause: a partial download") -> Iterator[None]:
-    """Make one error of whatever a broken file raises; a missing file stays a missing file."""
-    try:
-        yield
-    except (FileNotFoundError, BrokenFile):
-        raise
-    except BROKEN as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BrokenFile(f"{what}: {reason}. {hint}") from error
 
 
 # ------------------------------------------------------------------------ pickles
@@ -127,7 +101,7 @@ def unpickle(file: Readable, name: str) -> Any:  # noqa: ANN401
         "another file under this name, or one that somebody changed; get it again from its "
         "official site"
     )
-    with _reading(f"{name} cannot be read", hint):
+    with reading(f"{name} cannot be read", hint):
         return _plain(_Unpickler(file, fix_imports=False, encoding="latin1").load(), {})
 
 
@@ -265,15 +239,17 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with _npz(path) as archive:
         for key in _names(archive):
             what = f"{key} in {shown(path)} cannot be read"
-            with _reading(what), archive.open(f"{key}.npy") as file:
-                found[key], _ = _header(file)
+            with reading(what), archive.open(f"{key}.npy") as file:
+                found[key], _ = npy_header(file, npz_size(archive, key))
     return found
 
 
 def read_npy(path: Path) -> np.ndarray:
     """Read a .npy file of numbers or texts."""
     what = f"{shown(path)} is no .npy file of numbers"
-    with _reading(what, "Usual cause: a broken download"), existing(path).open("rb") as file:
+    with reading(what, "Usual cause: a broken download"), existing(path).open("rb") as file:
+        npy_header(file, path.stat().st_size)
+        file.seek(0)
         return npy.read_array(file, allow_pickle=False)
 
 
@@ -281,7 +257,7 @@ def read_npy(path: Path) -> np.ndarray:
 def _npz(path: Path) -> Iterator[zipfile.ZipFile]:
     hint = "Usual cause: a partial download, or a page of a web site saved under this name"
     what = f"{shown(path)} is no .npz file"
-    with _reading(what, hint), zipfile.ZipFile(existing(path)) as archive:
+    with reading(what, hint), zipfile.ZipFile(existing(path)) as archive:
         yield archive
 
 
@@ -290,8 +266,8 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _member(archive: zipfile.ZipFile, key: str, name: str) -> np.ndarray:
-    with _reading(f"{name} cannot be read"), archive.open(f"{key}.npy") as file:
-        _, dtype = _header(file)
+    with reading(f"{name} cannot be read"), archive.open(f"{key}.npy") as file:
+        _, dtype = npy_header(file, npz_size(archive, key))
         if not dtype.hasobject:
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
@@ -299,16 +275,6 @@ def _member(archive: zipfile.ZipFile, key: str, name: str) -> np.ndarray:
     if not isinstance(content, np.ndarray):
         raise BrokenFile(f"{name} is no array but a {type(content).__name__}")
     return content
-
-
-def _header(file: Readable) -> tuple[tuple[int, ...], np.dtype]:
-    """Read shape and type of a .npy file; the file then stands at its data."""
-    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(file)
-    if version not in read:
-        raise ValueError(f"version {version} of the .npy format; 1.0 and 2.0 are expected")
-    shape, _, dtype = read[version](file)
-    return shape, dtype
 
 
 # ------------------------------------------------------------------------ HDF5
@@ -365,7 +331,7 @@ def hdf5_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _hdf5(path: Path) -> Iterator[h5py.File]:
     hint = "Usual cause: a partial download, or another format under this name"
     what = f"{shown(path)} is no HDF5 file, or a broken one"
-    with _reading(what, hint), h5py.File(existing(path), "r") as file:
+    with reading(what, hint), h5py.File(existing(path), "r") as file:
         yield file
 
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from humr.bodies import body
 from humr.bodies.body import ANCESTORS, body_path, load_body, save_ply, smplx_layer
-from humr.files import DATA, ROOT
+from humr.files import DATA, ROOT, BrokenFile
 from humr.geometry import rotvec_to_matrix
 from humr.skeletons import BODY22, COCO17, COMMON14, H36M17, SMPLX55
 
@@ -421,6 +422,102 @@ def test_refuses_corrupt_bytes(tmp_path):
     path = tmp_path / "corrupt.npz"
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match="cannot be read"):
+        load_body(path)
+
+
+def scaled(rows):
+    """Add 0.5 to the first columns of some rows."""
+
+    def change(values):
+        values = values.copy()
+        values[rows, 0] += 0.5
+        return values
+
+    return change
+
+
+NUMBERS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "regressor_coco17")
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(complex),
+        lambda x: x.astype("U8"),
+        lambda x: x > 0,
+        lambda x: x.astype(object),
+        lambda x: x * np.inf,
+        lambda x: x.astype("M8[s]"),
+        lambda x: np.full_like(x, 1e300, dtype=np.float64),
+        lambda x: x[..., None],
+        lambda x: x[:0],
+        lambda _: np.float64(1.0),
+    ],
+    ids=["complex", "texts", "truths", "objects", "infinite", "times", "1e300", "axis", "empty",
+         "scalar"],
+)  # fmt: skip
+def test_numbers_of_a_body_are_not_believed(arrays, tmp_path, key, change):
+    kept = {name: value for name, value in arrays.items() if name != "format"}
+    with np.errstate(invalid="ignore"):
+        values = change(kept[key])
+    np.savez(tmp_path / "SMPLX_changed.npz", allow_pickle=True, **(kept | {key: values}))
+    with pytest.raises(BrokenFile, match=r"^\S*SMPLX_changed\.npz"):
+        load_body(tmp_path / "SMPLX_changed.npz")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("v_template", lambda x: 1000 * x, "v_template"),
+        ("v_template", lambda x: 100 * x, "must be a person in metres; it is 1"),
+        ("v_template", lambda x: 0 * x, "must be a person in metres; it is 0 long"),
+        ("weights", lambda x: x - 0.1, "must be shares"),
+        ("weights", lambda x: 2 * x, "must be shares"),
+        ("weights", lambda x: 0 * x, "must be shares"),
+        ("weights", scaled([7]), "must be shares"),
+        ("f", lambda x: x.astype(float), "faces"),
+        ("f", lambda x: -x.astype(int), "faces"),
+        ("f", lambda x: x[:0], "cannot be read"),
+        ("kintree_table", lambda x: x.astype(complex), "cannot be read|SMPL-X tree"),
+        ("kintree_table", lambda x: x[0, 0], "SMPL-X tree"),
+    ],
+)
+def test_bodies_are_plausible(arrays, tmp_path, key, change, message):
+    with pytest.raises(BrokenFile, match=rf"^\S*SMPLX_changed\.npz.*{message}"):
+        load_body(changed(arrays, tmp_path, **{key: change(arrays[key])}))
+
+
+def crafted(path, arrays, header, packing=zipfile.ZIP_STORED, body=b""):
+    """Write a body whose template has another header, and those bytes."""
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for key, value in (arrays | {"v_template": None}).items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                if value is not None:
+                    np.lib.format.write_array(file, value)
+                    continue
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(body)
+
+
+@pytest.mark.parametrize("shape", [(10**11, 1), (2011, 3), (2**62, 2**62), (-1, 3), (0, 3)])
+def test_what_a_header_claims_is_compared_with_the_file(arrays, tmp_path, shape):
+    path = tmp_path / "SMPLX_crafted.npz"
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    crafted(path, arrays, header, body=bytes(64))
+    with pytest.raises(BrokenFile, match=r"^\S*SMPLX_crafted\.npz cannot be read: .*claims"):
+        load_body(path)
+
+
+def test_a_file_that_claims_to_unpack_without_end_is_refused(arrays, tmp_path):
+    path = tmp_path / "SMPLX_crafted.npz"
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**11, 1)}
+    crafted(path, {}, header, body=bytes(64))
+    content = path.read_bytes()
+    size = 64 + 128
+    assert content.count(size.to_bytes(4, "little")) >= 2
+    path.write_bytes(content.replace(size.to_bytes(4, "little"), b"\xf0\xff\xff\xff"))
+    with pytest.raises(BrokenFile, match=r"^\S*SMPLX_crafted\.npz (cannot|is)"):
         load_body(path)
 
 

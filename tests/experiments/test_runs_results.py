@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from humr.experiments import runs
+from humr.files import BrokenFile
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,21 @@ def test_rows_come_back_in_half_precision(rng, tmp_path):
     assert runs.read_record("study", "laptop") == {"runs": 2}
     assert runs.read_results("stud", "laptop") is None
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("content", [b"", b"variant,seed", b"PAR1PAR1", b"PAR1" + bytes(99), None])
+def test_broken_rows_are_named(rng, tmp_path, monkeypatch, content):
+    (path,) = runs.write_results("study", "laptop", table_of((0,), rng), {})
+    content = path.read_bytes()[:-20] if content is None else content
+    path.write_bytes(content)
+    with pytest.raises(BrokenFile, match=r"laptop-study-0\.parquet.* cannot be read: .*checkout"):
+        runs.read_results("study", "laptop")
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    runs.kept("rows", ["a"], lambda: table_of((0,), rng))
+    (kept,) = (tmp_path / "evaluations").iterdir()
+    kept.write_bytes(content)
+    with pytest.raises(BrokenFile, match=r"rows-\w+\.parquet cannot be read: .* Delete it"):
+        runs.kept("rows", ["a"], lambda: table_of((0,), rng))
 
 
 def test_the_file_of_a_seed_does_not_change_when_others_come(rng):
