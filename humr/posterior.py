@@ -71,7 +71,7 @@ class Posterior:
         return self.pixels(self.keypoints(body)[:, [joint]])[:, 0]
 
     def spread(self, points: Float[Tensor, "hypotheses points 3"]) -> Float[Tensor, " points"]:
-        """Mean distance (metres) of each point to its mean, where the hypotheses share one place."""
+        """Mean distance (metres) of each point to its mean, with all bodies at one place."""
         return metrics.spread(self.about_body(points))
 
     def about_body(self, points: Float[Tensor, "hypotheses points 3"]) -> Tensor:
