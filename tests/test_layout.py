@@ -177,8 +177,8 @@ def test_the_house_only_shrinks():
     assert sum(map(lines, PACKAGE)) <= PACKAGE_LINES
 
 
-# Public names that no code reads by name, and that are meant: called by another process or library,
-# oracles of tests, and what the notebooks on calibration will show.
+# Public names that no code reads by name, and that are meant: called by another process or
+# library, oracles of tests, and what the notebooks on calibration will show.
 KEPT = {"fetch_detector", "find_class", "latent_log_prob"}
 KEPT |= {"latent_pit", "density_rank", "expected_calibration_error"}
 
