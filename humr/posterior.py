@@ -71,8 +71,12 @@ class Posterior:
         return self.pixels(self.keypoints(body)[:, [joint]])[:, 0]
 
     def spread(self, points: Float[Tensor, "hypotheses points 3"]) -> Float[Tensor, " points"]:
-        """Mean distance (metres) of each point to its mean over the hypotheses."""
-        return metrics.spread(points)
+        """Mean distance (metres) of each point to its mean, with all bodies at one place."""
+        return metrics.spread(self.about_body(points))
+
+    def about_body(self, points: Float[Tensor, "hypotheses points 3"]) -> Tensor:
+        """Points of each hypothesis from where its own body stands: without the camera's part."""
+        return points - self.samples.translation[:, None]
 
     def most_uncertain(self, body: Body) -> int:
         """COCO index of the elbow, wrist, knee or ankle with the largest spread."""
@@ -84,16 +88,21 @@ class Posterior:
 
         Those at the 10 % and 90 % points along the direction in which the joint varies most.
         """
-        points = self.keypoints(body)[:, joint]
+        points = self.about_body(self.keypoints(body))[:, joint]
         centred = points - points.mean(0)
         along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
         order, last = along.argsort(), len(along) - 1
         return int(order[round(0.1 * last)]), int(order[round(0.9 * last)])
 
     def joint_table(self, body: Body) -> pd.DataFrame:
-        """One row per COCO joint: mean position, spread, confidence, what the detector saw."""
+        """One row per COCO joint: mean position, spread, confidence, what the detector saw.
+
+        `spread_mm` and `radius90_mm` are of the pose: hypotheses stand at one place. `depth_mm` is
+        the mean deviation of the distance to the camera, which is mostly the place's.
+        """
         points = self.keypoints(body)
-        mean, distance = points.mean(0), (points - points.mean(0)).norm(dim=-1)
+        about = self.about_body(points)
+        mean, distance = points.mean(0), (about - about.mean(0)).norm(dim=-1)
         pixels = self.pixels(points).mean(0)
         confidence = self.batch.keypoints[0, :, 2]
         limits = Supervision()
@@ -102,6 +111,7 @@ class Posterior:
             **{f"{axis}_m": mean[:, i] for i, axis in enumerate("xyz")},
             "spread_mm": 1e3 * distance.mean(0),
             "radius90_mm": 1e3 * torch.quantile(distance, 0.9, dim=0),
+            "depth_mm": 1e3 * (points - mean)[..., 2].abs().mean(0),
             "confidence": confidence,
             "visible": confidence >= limits.invisible_below,
             "x_image": pixels[:, 0],

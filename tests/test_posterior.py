@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,10 +46,21 @@ def test_joint_table_has_units_and_agrees_with_the_samples(astronaut, body):
     table = astronaut.joint_table(body)
     assert list(table.joint) == list(COCO17.names)
     points = astronaut.keypoints(body)
-    spread = 1e3 * (points - points.mean(0)).norm(dim=-1).mean(0)
+    about = astronaut.about_body(points)
+    spread = 1e3 * (about - about.mean(0)).norm(dim=-1).mean(0)
     np.testing.assert_allclose(table.spread_mm, spread, atol=0.06)
     assert (table.radius90_mm >= table.spread_mm * 0.9).all()
     assert astronaut.most_uncertain(body) in ARTICULATED
+
+
+def test_spread_is_of_the_pose_and_depth_of_the_place(astronaut, body):
+    away = astronaut.samples.translation.clone()
+    away[:, 2] += torch.linspace(0, 1, len(away))
+    moved = replace(astronaut.hypotheses.samples, translation=away[None])
+    far = replace(astronaut, hypotheses=replace(astronaut.hypotheses, samples=moved))
+    near, seen = astronaut.joint_table(body), far.joint_table(body)
+    np.testing.assert_allclose(seen.spread_mm, near.spread_mm, atol=0.06)
+    assert (seen.depth_mm > near.depth_mm + 100).all()
 
 
 def test_written_files_can_be_read_by_others(astronaut, body, tmp_path):

@@ -44,6 +44,7 @@ from humr.experiments.systems import (
 from humr.files import (
     DATA,
     RUNS,
+    BrokenFile,
     digest,
     in_place_of,
     provenance,
@@ -513,13 +514,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         say(f"humr: {error}")
         return 1
-    if options.command == "world":
-        store(run).generate(workers=options.workers)
-    elif options.command == "train":
-        many = {"devices": options.devices, "nodes": options.nodes}
-        train(run, name=options.profile, device=options.device, **many)
-    else:
-        ship(run, chosen)
+    try:
+        if options.command == "world":
+            store(run).generate(workers=options.workers)
+        elif options.command == "train":
+            many = {"devices": options.devices, "nodes": options.nodes}
+            train(run, name=options.profile, device=options.device, **many)
+        else:
+            ship(run, chosen)
+    except BrokenFile as error:
+        say(f"humr: {error}")
+        return 1
     return 0
 
 

@@ -149,8 +149,9 @@ def detected(ax: Axes, window: Window, posterior: Posterior, title: str) -> Axes
 
 
 def spread_of(samples: People, body: Body, *, limit: int = 100) -> Float[Tensor, " vertices"]:
-    """Spread (metres) of every vertex over the first `limit` hypotheses."""
-    return metrics.spread(samples[:limit].vertices(body))
+    """Spread (metres) of every vertex over the first `limit` hypotheses, standing at one place."""
+    some = samples[:limit]
+    return metrics.spread(some.vertices(body) - some.translation[:, None])
 
 
 def tinted(vertices: Float[Tensor, "vertices 3"], role: str) -> Float[Tensor, "vertices 3"]:

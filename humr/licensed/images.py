@@ -166,10 +166,9 @@ def mask_path(name: str, image: str, *, root: Path = LICENSED) -> Path:
     described, photo = data_set(name), PurePosixPath(image)
     match described.source:
         case "BEDLAM":
-            scene = PurePosixPath(described.images).parent.name
-            folder = root / "env_masks" / scene
-            if not folder.is_dir():  # the official preparation calls scenes of 30 Hz so, too
-                folder = folder.with_name(scene.replace("_30fps", "_6fps"))
+            folder = root / "env_masks" / described.scene
+            if not folder.is_dir():
+                folder = folder.with_name(described.scene_at_6fps)
             return folder / photo.parent.name / f"{photo.stem}_env.png"
         case "AGORA":
             return root / "env_masks" / "images" / f"{photo.stem}_all_person.png"

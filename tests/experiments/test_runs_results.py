@@ -71,3 +71,12 @@ def test_numbers_that_are_too_large_for_half_precision_stay(rng):
     assert again["mpjpe"].max() == pytest.approx(1.1e8, rel=1e-3)
     assert again["mpjpe"][3] != np.float32(1.1e8)  # no more digits than the others
     pd.testing.assert_frame_equal(again, table, check_dtype=False, rtol=1e-3)
+
+
+def test_a_broken_file_is_one_line_of_the_command(monkeypatch, capsys):
+    def broken(*_, **__):
+        raise BrokenFile("state.pt is damaged: it is cut. Delete it to start this run again")
+
+    monkeypatch.setattr(runs, "train", broken)
+    assert runs.main(["train", "smoke"]) == 1
+    assert capsys.readouterr().out.startswith("humr: state.pt is damaged: it is cut. Delete it")
